@@ -1,0 +1,14 @@
+"""Look at a picture and tell a short story about it in the style of a book.
+
+>>> from storyteller import generate
+>>> z = generate.load_all()                        # doctest: +SKIP
+>>> generate.story(z, './images/ex1.jpg')          # doctest: +SKIP
+
+Each part works alone: :mod:`~storyteller.vgg` (image features), :mod:`~storyteller.embedding` (the
+joint image-sentence space), :mod:`~storyteller.skipthoughts` (thought vectors),
+:mod:`~storyteller.style` (the style shift) and :mod:`~storyteller.decoder` (vector to passage).
+"""
+from .errors import StorytellerError
+
+__version__ = "0.1.0"
+__all__ = ["StorytellerError", "__version__"]

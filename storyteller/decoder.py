@@ -1,0 +1,224 @@
+"""Thought vector -> passage: a GRU language model conditioned on a context vector.
+
+The decoder of the skip-thoughts project (Kiros et al. 2015, arXiv:1506.06726, section 2.1, without
+the conditioning inside the gates): the context gives the first hidden state, and every
+step reads the last word and predicts the next.
+"""
+from __future__ import annotations
+
+import logging
+import os
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import formats, search
+from .errors import StorytellerError
+from .layers import dense, dense_shapes, gru_shapes, gru_step, join_gru
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """A generated passage.
+
+    Attributes
+    ----------
+    text : str
+        Words joined by single spaces.
+    cost : float
+        Negative log-likelihood in nats, of the end-of-passage word too; not divided by length.
+    finished : bool
+        False where ``maxlen`` cut the passage off.
+    """
+
+    text: str
+    cost: float
+    finished: bool = True
+
+
+class Decoder:
+    """A loaded decoder; made by :func:`load_model`.
+
+    Attributes
+    ----------
+    options : dict
+        As saved with the model.
+    dimctx : int
+        Length of the context vector.
+    vocabulary : list of str
+        Word of every index: ``<eos>``, ``UNK``, then the dictionary's.
+    """
+
+    def __init__(self, options: dict, params: dict[str, np.ndarray], vocabulary: list[str],
+                 device: str = "cpu"):
+        from . import backend as be
+        self.options, self.vocabulary = options, vocabulary
+        self.dimctx, dim = params["ff_state_W"].shape
+        gru = join_gru(params, "decoder")
+        p = {name: be.shared(value, name) for name, value in params.items()
+             if not name.startswith("decoder_")}
+        W, U, b = (be.shared(gru[name], f"decoder_{name}") for name in "WUb")
+        ctx, h, y = be.matrix("ctx"), be.matrix("h"), be.int_vector("y")
+        self._init = be.function([ctx], [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], device)
+        state = gru_step(dense(be.rows_or_zeros(p["Wemb"], y), W, b), h, U, dim)
+        top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
+        self._next = be.function([y, h], [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state], device)
+
+    def f_init(self, ctx: np.ndarray) -> np.ndarray:
+        """First hidden states: tanh(ctx . ff_state_W + ff_state_b), (n, dimctx) -> (n, dim)."""
+        ctx = np.ascontiguousarray(ctx, dtype=np.float32)
+        if ctx.ndim != 2 or ctx.shape[1] != self.dimctx:
+            raise StorytellerError(
+                f"the context has shape {ctx.shape}: this decoder reads vectors of {self.dimctx}; "
+                "use the skip-thoughts models and style vectors that it was trained with")
+        if not np.isfinite(ctx).all():
+            raise StorytellerError("the context holds NaN or infinite values: check the style "
+                                   "vectors and the vectors that it was made from")
+        return self._init(ctx)[0]
+
+    def step(self, y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """One step for the search: last words (n,) int64 (-1: none yet) and states (n, dim)
+        -> logits (n, n_words) and the states after the step."""
+        logits, state = self._next(np.asarray(y, dtype=np.int64), state)
+        return logits, state
+
+    def f_next(self, y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Like :meth:`step`, with probabilities (n, n_words) in place of logits."""
+        logits, state = self.step(y, np.asarray(state, dtype=np.float32))
+        logits = logits - logits.max(axis=1, keepdims=True)
+        p = np.exp(logits)
+        return p / p.sum(axis=1, keepdims=True), state
+
+    def text(self, words: list[int]) -> str:
+        """Indices -> words joined by spaces."""
+        return " ".join(self.vocabulary[word] for word in words)
+
+
+def load_model(path_to_model: str | os.PathLike, path_to_dictionary: str | os.PathLike,
+               device: str = "cpu") -> Decoder:
+    """Load a decoder.
+
+    Parameters
+    ----------
+    path_to_model : path
+        The archive of parameters, ``romance.npz``; its options stand beside it with ``.pkl``
+        appended.
+    path_to_dictionary : path
+        ``romance_dictionary.pkl``: a pickled dict word -> index, 0 and 1 being ``<eos>`` and ``UNK``.
+    device : str
+        See :mod:`storyteller.backend`.
+
+    Returns
+    -------
+    Decoder
+
+    Raises
+    ------
+    StorytellerError
+        If a file is missing, damaged, or does not fit its options.
+    """
+    path_to_options = f"{os.fspath(path_to_model)}.pkl"
+    options = formats.load_options(path_to_options)
+    size = {name: formats.int_option(options, name, path_to_options)
+            for name in ("dimctx", "dim_word", "dim", "n_words")}
+    if options.get("decoder", "gru") != "gru":
+        raise StorytellerError(f"{path_to_options}: option 'decoder' is {options['decoder']!r}: "
+                               "only 'gru' decoders are known")
+    shapes = {"Wemb": (size["n_words"], size["dim_word"]),
+              **dense_shapes("ff_state", size["dimctx"], size["dim"]),
+              **gru_shapes("decoder", size["dim_word"], size["dim"])}
+    n_top = size["dim"]
+    if options.get("doutput", True):
+        n_top = size["dim_word"]
+        shapes.update(dense_shapes("ff_hid", size["dim"], n_top))
+    shapes.update(dense_shapes("ff_logit", n_top, size["n_words"]))
+    params = formats.load_arrays(path_to_model, list(shapes), shapes)
+    vocabulary = _vocabulary(path_to_dictionary, size["n_words"])
+    return Decoder(options, params, vocabulary, device)
+
+
+def _vocabulary(path: str | os.PathLike, n_words: int) -> list[str]:
+    words = ["<eos>", "UNK"] + [""] * (n_words - 2)
+    for word, index in formats.load_dictionary(path).items():
+        if 2 <= index < n_words:
+            words[index] = word
+    named = sum(1 for word in words[2:] if word)
+    if not named:
+        raise StorytellerError(f"{os.fspath(path)}: names none of the decoder's {n_words} words: "
+                               "expected the dictionary that was saved with the model")
+    if named < n_words - 2:
+        _log.warning("%s names %d of the decoder's %d words; the others are written UNK",
+                     os.fspath(path), named, n_words - 2)
+    return [word or "UNK" for word in words[:n_words]]
+
+
+def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
+             stochastic: bool = False, use_unk: bool = False, maxlen: int = 1000,
+             argmax: bool = False, temperature: float = 1.0, top_k: int | None = None,
+             top_p: float | None = None, seed: int | None = None) -> list[Passage]:
+    """Write passages for one context vector, the cheapest first.
+
+    Parameters
+    ----------
+    dec : Decoder
+    c : array (dimctx,) or (1, dimctx) float32
+        The context, for a story F(x) = x - c + b.
+    beam_width : int
+        Hypotheses that the beam search keeps.
+    n_best : int
+        How many passages to give.  The beam search may find fewer; sampling draws as many.
+    stochastic : bool
+        Sample instead of searching.
+    use_unk : bool
+        Allow the unknown word.
+    maxlen : int
+        Words at most.
+    argmax, temperature, top_k, top_p
+        For sampling, see :func:`storyteller.search.sample`.
+    seed : int, optional
+        For sampling: the same seed gives the same passages.
+
+    Returns
+    -------
+    list of Passage
+        As in the original the last word of a passage is dropped, whether it is the end mark
+        or, for an unfinished one, a word.
+    """
+    if n_best < 1:
+        raise StorytellerError(f"n_best is {n_best}: expected at least 1")
+    state = dec.f_init(np.asarray(c, dtype=np.float32).reshape(1, -1))
+    if stochastic:
+        rng = np.random.default_rng(seed)
+        found = [search.sample(dec.step, state, maxlen, use_unk, argmax, temperature, top_k, top_p, rng)
+                 for _ in range(n_best)]
+        found.sort(key=lambda h: h.cost)
+    else:
+        def enough(finished: list[search.Hypothesis], cheapest_live: float) -> bool:
+            if len(finished) < n_best:
+                return False
+            best = [h.cost for h in search.passages_in_order(finished) if len(finished) > 1
+                    or len(h.words) > 1]
+            return len(best) >= n_best and best[n_best - 1] <= cheapest_live
+
+        hypotheses = search.beam_search(dec.step, state, beam_width, maxlen, use_unk, enough)
+        found = list(search.passages_in_order(hypotheses))[:n_best]
+    return [Passage(dec.text(h.words[:-1]), h.cost, h.finished) for h in found]
+
+
+def run_sampler(dec: Decoder, c: np.ndarray, beam_width: int = 1, stochastic: bool = False,
+                use_unk: bool = False, **options) -> str:
+    """Write the best passage for a context vector.
+
+    Parameters
+    ----------
+    dec, c, beam_width, stochastic, use_unk, **options
+        See :func:`passages`.
+
+    Returns
+    -------
+    str
+        The text of the cheapest passage; empty where the only hypothesis is empty.
+    """
+    return passages(dec, c, beam_width, stochastic=stochastic, use_unk=use_unk, **options)[0].text

@@ -1,0 +1,243 @@
+"""The joint image-sentence space (Kiros, Salakhutdinov & Zemel 2014, arXiv:1411.2539).
+
+Images and sentences become unit vectors of one space; their dot product says how well they
+fit.
+"""
+from __future__ import annotations
+
+import logging
+import os
+from typing import IO, Callable, Sequence
+
+import numpy as np
+
+from . import cache, formats
+from .errors import StorytellerError
+from .layers import GRUEncoder, dense, dense_shapes, gru_shapes, unit_rows
+from .progress import progress_bar
+from .text import as_sentences, word_indices
+
+_log = logging.getLogger(__name__)
+
+END, UNKNOWN = 0, 1
+# Captions embedded at a time: an interrupted run loses at most one chunk.
+_CHUNK = 8192
+_BATCH = 512
+
+
+class JointEmbedding:
+    """A loaded joint embedding; made by :func:`load_model`.
+
+    Attributes
+    ----------
+    options : dict
+        As saved with the model.
+    dim : int
+        Of the joint space.
+    dim_image : int
+        Of the image features.
+    worddict : dict
+        Word -> index.
+    paths : tuple of str
+        The files that sentence vectors depend on.
+    """
+
+    def __init__(self, options: dict, params: dict[str, np.ndarray], worddict: dict[str, int],
+                 paths: Sequence[str], device: str = "cpu"):
+        from . import backend as be
+        self.options, self.worddict, self.paths = options, worddict, tuple(paths)
+        self.dim_image, self.dim = params["ff_image_W"].shape
+        self.n_words = len(params["Wemb"])
+        self._Wemb = params["Wemb"]
+        self._gru = GRUEncoder(params, "encoder", device) if "encoder_W" in params else None
+        self._projected: np.ndarray | None = None
+        x = be.matrix("x")
+        W, b = be.shared(params["ff_image_W"]), be.shared(params["ff_image_b"])
+        self._images = be.function([x], [dense(x, W, b)], device)
+
+    def indices(self, sentence: str) -> np.ndarray:
+        """Word indices of a tokenised sentence, the final 0 (``<eos>``) included."""
+        words = word_indices(sentence.split(), self.worddict, self.n_words, UNKNOWN)
+        return np.array(words + [END], dtype=np.int64)
+
+    def sentence_vectors(self, sequences: Sequence[np.ndarray], batch_size: int,
+                         progress: Callable[[int], object] | None = None) -> np.ndarray:
+        """Unit vectors of index sequences: -> (n, dim) float32."""
+        if self._gru is None:
+            sums = np.zeros((len(sequences), self.dim), dtype=np.float32)
+            for i, sequence in enumerate(sequences):
+                sums[i] = self._Wemb[sequence].sum(axis=0)
+                if progress is not None:
+                    progress(1)
+            return unit_rows(sums)
+        words = sum(map(len, sequences))
+        if words > self.n_words and self._projected is None:
+            # The input's share of a step depends on the word alone: for many sentences it
+            # pays to compute it once for the whole vocabulary.
+            self._projected = self._gru.project(self._Wemb)
+        if self._projected is not None:
+            return unit_rows(self._gru.last_states(self._projected, sequences, batch_size, progress))
+        used, inverse = np.unique(np.concatenate(sequences) if words else np.zeros(0, np.int64),
+                                  return_inverse=True)
+        ends = np.cumsum([len(sequence) for sequence in sequences])[:-1]
+        renumbered = np.split(inverse.reshape(-1), ends)
+        projected = self._gru.project(self._Wemb[used])
+        return unit_rows(self._gru.last_states(projected, renumbered, batch_size, progress))
+
+
+def load_model(path_to_model: str | os.PathLike, device: str = "cpu") -> JointEmbedding:
+    """Load a joint embedding.
+
+    Parameters
+    ----------
+    path_to_model : path
+        The archive ``coco_embedding.npz``; options and dictionary stand beside it as
+        ``.npz.pkl`` and ``.npz.dictionary.pkl``.
+    device : str
+        See :mod:`storyteller.backend`.
+
+    Returns
+    -------
+    JointEmbedding
+
+    Raises
+    ------
+    StorytellerError
+        If a file is missing, damaged, or does not fit its options.
+    """
+    path = os.fspath(path_to_model)
+    options = formats.load_options(f"{path}.pkl")
+    worddict = formats.load_dictionary(f"{path}.dictionary.pkl")
+    size = {name: formats.int_option(options, name, f"{path}.pkl")
+            for name in ("dim", "dim_word", "dim_image", "n_words")}
+    encoder = options.get("encoder", "gru")
+    shapes = dense_shapes("ff_image", size["dim_image"], size["dim"])
+    if encoder == "gru":
+        shapes["Wemb"] = (size["n_words"], size["dim_word"])
+        shapes.update(gru_shapes("encoder", size["dim_word"], size["dim"]))
+    elif encoder == "bow":
+        shapes["Wemb"] = (size["n_words"], size["dim"])
+    else:
+        raise StorytellerError(f"{path}.pkl: option 'encoder' is {encoder!r}: expected 'gru' or 'bow'")
+    params = formats.load_arrays(path, list(shapes), shapes)
+    return JointEmbedding(options, params, worddict,
+                          (path, f"{path}.pkl", f"{path}.dictionary.pkl"), device)
+
+
+def encode_sentences(model: JointEmbedding, X: Sequence[str], verbose: bool = False,
+                     batch_size: int = 128) -> np.ndarray:
+    """Embed tokenised sentences.
+
+    Parameters
+    ----------
+    model : JointEmbedding
+    X : sequence of str
+        Split at white space; UTF-8 bytes are decoded.  Unknown words become UNK.
+    verbose : bool
+        Show a progress bar (on a terminal only).
+    batch_size : int
+        Sentences that are encoded side by side.  Does not change results.
+
+    Returns
+    -------
+    array (len(X), dim) float32
+        Rows of unit norm.
+
+    Raises
+    ------
+    StorytellerError
+        If X is a single string.
+    """
+    sequences = [model.indices(sentence) for sentence in as_sentences(X)]
+    if not sequences:
+        return np.zeros((0, model.dim), dtype=np.float32)
+    with progress_bar(len(sequences), "embedding sentences", "sentence", verbose) as bar:
+        return model.sentence_vectors(sequences, batch_size, bar.update)
+
+
+def encode_images(model: JointEmbedding, IM: np.ndarray) -> np.ndarray:
+    """Embed image features.
+
+    Parameters
+    ----------
+    model : JointEmbedding
+    IM : array (n, dim_image) float32
+        Features scaled to unit L2 norm.
+
+    Returns
+    -------
+    array (n, dim) float32
+        Rows of unit norm.
+
+    Raises
+    ------
+    StorytellerError
+        If the features have another length.
+    """
+    IM = np.ascontiguousarray(IM, dtype=np.float32)
+    if IM.ndim != 2 or IM.shape[1] != model.dim_image:
+        raise StorytellerError(f"image features have shape {IM.shape}: expected (n, {model.dim_image}) "
+                               "for this joint embedding; use the network that it was trained on")
+    return unit_rows(model._images(IM)[0]) if len(IM) else np.zeros((0, model.dim), np.float32)
+
+
+def embed_captions(model: JointEmbedding, captions: Sequence[str], path: str | os.PathLike | None = None,
+                   verbose: bool = True) -> np.ndarray:
+    """Embed the captions to retrieve from, once for every (model, caption file).
+
+    Parameters
+    ----------
+    model : JointEmbedding
+    captions : sequence of str
+    path : path, optional
+        Their file.  With it the vectors are kept in the cache and memory-mapped from then on,
+        until the file or the model changes; an interrupted run goes on where it stopped.
+    verbose : bool
+        Show a progress bar (on a terminal only).
+
+    Returns
+    -------
+    array (len(captions), dim) float32
+        Rows of unit norm.
+    """
+    if path is None:
+        return encode_sentences(model, captions, verbose, _BATCH)
+
+    def write(file: IO[bytes], start: int) -> None:
+        with progress_bar(len(captions), "embedding captions (once)", "caption", verbose, start) as bar:
+            for first in range(start, len(captions), _CHUNK):
+                chunk = [model.indices(caption) for caption in captions[first:first + _CHUNK]]
+                file.write(model.sentence_vectors(chunk, _BATCH, bar.update).tobytes())
+
+    key = cache.fingerprint(*model.paths, path)
+    return cache.cached_rows("captions", path, key, (len(captions), model.dim), write, resumable=True)
+
+
+def nearest(vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """The k rows with the largest dot product, best first.
+
+    Parameters
+    ----------
+    vectors : array (n, dim) float32
+    query : array (dim,) float32
+    k : int
+        At most n are given.
+
+    Returns
+    -------
+    indices : array (min(k, n),) int64
+    scores : array (min(k, n),) float32
+        Of equal scores the later row comes first, as in the original.
+    """
+    if k < 1:
+        raise StorytellerError(f"k is {k}: expected at least 1 caption")
+    scores = vectors @ np.ascontiguousarray(query, dtype=np.float32).reshape(-1)
+    n = len(scores)
+    if k < n:
+        bound = np.partition(scores, n - k)[n - k]
+        candidates = np.flatnonzero(scores >= bound)
+    else:
+        candidates = np.arange(n)
+    order = np.argsort(scores[candidates], kind="stable")[::-1][:k]
+    best = candidates[order]
+    return best, np.asarray(scores)[best]

@@ -1,0 +1,160 @@
+"""Dense and GRU layers: the graphs, and the gated recurrent encoder that models share.
+
+Arrays are rows; a layer with prefix ``p`` finds its parameters as ``p_W``, ``p_b`` and so on,
+the names of the model archives.
+"""
+from __future__ import annotations
+
+from typing import Callable, Mapping, Sequence
+
+import numpy as np
+
+from .text import sorted_batches
+
+GRU_PARAMETERS = ("W", "b", "U", "Wx", "Ux", "bx")
+
+
+def dense_shapes(prefix: str, n_in: int | None, n_out: int | None) -> dict[str, tuple]:
+    """Names and shapes of a dense layer's parameters (None: any length)."""
+    return {f"{prefix}_W": (n_in, n_out), f"{prefix}_b": (n_out,)}
+
+
+def gru_shapes(prefix: str, n_in: int, dim: int) -> dict[str, tuple]:
+    """Names and shapes of a GRU layer's parameters."""
+    shapes = {"W": (n_in, 2 * dim), "b": (2 * dim,), "U": (dim, 2 * dim),
+              "Wx": (n_in, dim), "Ux": (dim, dim), "bx": (dim,)}
+    return {f"{prefix}_{name}": shape for name, shape in shapes.items()}
+
+
+def join_gru(params: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """Join the gates' and the candidate's parameters so that a step is one matrix product.
+
+    Parameters
+    ----------
+    params : mapping of str to float32 arrays
+        Holds the six parameters of :func:`gru_shapes`.
+    prefix : str
+
+    Returns
+    -------
+    dict
+        ``W`` (n_in, 3 dim) = [W, Wx], ``U`` (dim, 3 dim) = [U, Ux], ``b`` (3 dim,) = [b, bx].
+    """
+    return {name: np.concatenate([params[f"{prefix}_{name}"], params[f"{prefix}_{name}x"]], axis=-1)
+            for name in ("W", "U", "b")}
+
+
+def dense(x, W, b, activation: Callable | None = None):
+    """act(x . W + b)."""
+    from . import backend
+    y = backend.dot(x, W) + b
+    return activation(y) if activation else y
+
+
+def gru_step(projected, h, U, dim: int):
+    """One step of a gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, section 2.3).
+
+    The reset gate multiplies *after* the product with the recurrent matrix:
+    h~ = tanh(r * (h . Ux) + x . Wx + bx);  h' = u * h + (1 - u) * h~.
+
+    Parameters
+    ----------
+    projected : variable (n, 3 dim)
+        x . [W, Wx] + [b, bx].
+    h : variable (n, dim)
+        The state before the step.
+    U : variable (dim, 3 dim)
+        [U, Ux], see :func:`join_gru`.
+    dim : int
+
+    Returns
+    -------
+    variable (n, dim)
+        The state after the step.
+    """
+    from . import backend
+    recurrent = backend.dot(h, U)
+    gates = backend.sigmoid(projected[:, :2 * dim] + recurrent[:, :2 * dim])
+    reset, update = gates[:, :dim], gates[:, dim:]
+    candidate = backend.tanh(reset * recurrent[:, 2 * dim:] + projected[:, 2 * dim:])
+    return update * h + (np.float32(1) - update) * candidate
+
+
+class GRUEncoder:
+    """Reads sequences of vectors and gives the last hidden state of each.
+
+    Parameters
+    ----------
+    params : mapping of str to float32 arrays
+        See :func:`gru_shapes`.
+    prefix : str
+        Of the parameters' names.
+    device : str
+        See :func:`storyteller.backend.function`.
+
+    Attributes
+    ----------
+    dim : int
+        Length of the hidden state.
+    """
+
+    def __init__(self, params: Mapping[str, np.ndarray], prefix: str = "encoder",
+                 device: str = "cpu"):
+        from . import backend
+        joined = join_gru(params, prefix)
+        self.dim = joined["U"].shape[0]
+        W, U, b = (backend.shared(joined[name], f"{prefix}_{name}") for name in "WUb")
+        x, h = backend.matrix("x"), backend.matrix("h")
+        self._project = backend.function([x], [dense(x, W, b)], device)
+        self._step = backend.function([x, h], [gru_step(x, h, U, self.dim)], device)
+
+    def project(self, vectors: np.ndarray) -> np.ndarray:
+        """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in) -> (n, 3 dim)."""
+        return self._project(np.ascontiguousarray(vectors, dtype=np.float32))[0]
+
+    def last_states(self, projected: np.ndarray, sequences: Sequence[np.ndarray],
+                    batch_size: int = 128, progress: Callable[[int], object] | None = None,
+                    ) -> np.ndarray:
+        """Run over the sequences from a zero state.
+
+        Parameters
+        ----------
+        projected : array (n_words, 3 dim) float32
+            From :meth:`project`, one row for each *different* word.
+        sequences : sequence of int arrays
+            Rows of ``projected``; one sequence an example.  An empty one gives zeros.
+        batch_size : int
+            Sequences that are run side by side.  Does not change results.
+        progress : callable, optional
+            Called with the number of sequences done after each batch.
+
+        Returns
+        -------
+        array (len(sequences), dim) float32
+        """
+        states = np.zeros((len(sequences), self.dim), dtype=np.float32)
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        # Sorted by falling length: those still running are always the first rows, so no
+        # step is spent on padding and no mask is needed.
+        for batch in sorted_batches(lengths, batch_size):
+            padded = np.zeros((len(batch), lengths[batch[0]]), dtype=np.int64)
+            for row, i in enumerate(batch):
+                padded[row, :lengths[i]] = sequences[i]
+            h = np.zeros((len(batch), self.dim), dtype=np.float32)
+            running = np.count_nonzero(lengths[batch][None, :] > np.arange(padded.shape[1])[:, None],
+                                       axis=1)
+            for t, n in enumerate(running):
+                if n < len(h):
+                    states[batch[n:len(h)]] = h[n:]
+                    h = h[:n]
+                h = self._step(projected[padded[:n, t]], h)[0]
+            states[batch[:len(h)]] = h
+            if progress is not None:
+                progress(len(batch))
+        return states
+
+
+def unit_rows(x: np.ndarray) -> np.ndarray:
+    """Scale every row to unit L2 norm; a row of zeros stays zeros.  (n, d) -> (n, d)."""
+    norms = np.sqrt(np.sum(np.square(x), axis=1, keepdims=True))
+    return x / np.where(norms == 0, np.float32(1), norms)

@@ -1,0 +1,321 @@
+"""Beam search and sampling over any step function, in plain NumPy.
+
+A *step function* takes the last words (n,) int64 and the states (n, d) of n hypotheses and
+returns ``(logits, states)``: (n, vocabulary) unnormalised log-probabilities of the next word, and
+the states after the step.  The word before the first is -1.  Log-probabilities are logits,
+too, so a step function may return either.
+
+Words are indices: 0 ends a passage, 1 is the unknown word.
+"""
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Callable, Iterator
+
+import numpy as np
+
+from .errors import StorytellerError
+
+END, UNKNOWN = 0, 1
+FIRST = -1
+# Large, yet finite: where a beam is wider than the vocabulary even unknown words must be
+# taken, as the last choice.
+_UNKNOWN_COST = np.float32(1e20)
+_BLOCK = 256
+
+StepFunction = Callable[[np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray]"]
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """A passage that the search found.
+
+    Attributes
+    ----------
+    words : list of int
+        Indices, the final 0 included where ``finished``.
+    cost : float
+        Negative log-likelihood in nats.
+    finished : bool
+        False where the search ended before the passage did.
+    """
+
+    words: list[int]
+    cost: float
+    finished: bool
+
+
+def log_normaliser(logits: np.ndarray, maxima: np.ndarray) -> np.ndarray:
+    """log sum exp of each row: logits (n, v), row maxima (n,) -> (n,)."""
+    total = np.empty_like(maxima)
+    buffer = np.empty_like(logits[0])  # one row at a time stays in the cache
+    for i, row in enumerate(logits):
+        np.subtract(row, maxima[i], out=buffer)
+        np.exp(buffer, out=buffer)
+        total[i] = buffer.sum()
+    return maxima + np.log(total)
+
+
+def _block_maxima(x: np.ndarray) -> np.ndarray:
+    """Maxima of runs of _BLOCK columns, the last run being what is left: (n, v) -> (n, blocks)."""
+    n, width = x.shape
+    whole = width // _BLOCK * _BLOCK
+    parts = [x[:, :whole].reshape(n, -1, _BLOCK).max(axis=2)] if whole else []
+    if whole < width:
+        parts.append(x[:, whole:].max(axis=1, keepdims=True))
+    return np.concatenate(parts, axis=1)
+
+
+def _cheapest(logits: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, count: int):
+    """The ``count`` smallest of offsets[i] - logits[i, j], smallest first.
+
+    A candidate among the ``count`` cheapest lies in one of the ``count`` cheapest blocks, so
+    those blocks alone are looked at: the whole matrix is never sorted nor even copied.
+
+    Returns
+    -------
+    costs (count,) float32, rows (count,), columns (count,)
+    """
+    width = logits.shape[1]
+    block_costs = (offsets[:, None] - blocks).ravel()
+    if count < block_costs.size:
+        bound = np.partition(block_costs, count - 1)[count - 1]
+        chosen = np.flatnonzero(block_costs <= bound)
+    else:
+        bound, chosen = np.inf, np.arange(block_costs.size)
+    rows, first = np.divmod(chosen, blocks.shape[1])
+    columns = first[:, None] * _BLOCK + np.arange(_BLOCK)
+    inside = columns < width
+    costs = offsets[rows][:, None] - logits[rows[:, None], np.minimum(columns, width - 1)]
+    keep = np.flatnonzero((inside & (costs <= bound)).ravel())
+    costs = costs.ravel()[keep]
+    # Equal costs: the earlier hypothesis, then the smaller word, so that results are stable.
+    order = np.argsort(costs, kind="stable")[:count]
+    keep = keep[order]
+    return costs[order], rows[keep // _BLOCK], columns.ravel()[keep]
+
+
+class _Tree:
+    """Hypotheses as back-pointers: nobody copies a list of words.
+
+    Step t has a row for every candidate taken; its parent is a row of step t - 1.
+    """
+
+    def __init__(self):
+        self._parents: list[np.ndarray] = []
+        self._words: list[np.ndarray] = []
+
+    def grow(self, parents: np.ndarray, words: np.ndarray) -> None:
+        self._parents.append(parents)
+        self._words.append(words)
+
+    def read(self, row: int) -> list[int]:
+        """Words of the hypothesis that stands in this row of the newest step."""
+        words = []
+        for parents, step in zip(reversed(self._parents), reversed(self._words)):
+            words.append(int(step[row]))
+            row = parents[row]
+        return words[::-1]
+
+
+def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int = 1000,
+                use_unk: bool = False, enough: Callable[[list[Hypothesis], float], bool] | None = None,
+                ) -> list[Hypothesis]:
+    """Beam search without length normalisation.
+
+    At every step the cheapest (width - finished) continuations of all live hypotheses are
+    taken; one that ends leaves a narrower beam behind.
+
+    Parameters
+    ----------
+    step : callable
+        See the module's text.
+    state : array (1, d) float32
+        The state before the first word.
+    width : int
+        Hypotheses kept.
+    maxlen : int
+        Steps at most.
+    use_unk : bool
+        False: the unknown word costs 1e20.
+    enough : callable, optional
+        Given the finished hypotheses and the cost of the cheapest live one after every step;
+        true ends the search.  Costs only grow, so a caller can tell when no live hypothesis
+        can win any more.
+
+    Returns
+    -------
+    list of Hypothesis
+        Finished ones in the order in which they finished, then what was still alive.
+
+    Raises
+    ------
+    StorytellerError
+        If width or maxlen is below 1.
+    """
+    if width < 1 or maxlen < 1:
+        raise StorytellerError(f"beam width is {width} and maxlen {maxlen}: expected at least 1 each")
+    finished: list[Hypothesis] = []
+    words = np.full(1, FIRST, dtype=np.int64)
+    costs = np.zeros(1, dtype=np.float32)
+    states = np.asarray(state, dtype=np.float32)
+    tree, live = _Tree(), np.zeros(1, dtype=np.int64)
+    for _ in range(maxlen):
+        logits, states = step(words, states)
+        blocks = _block_maxima(logits)
+        offsets = costs + log_normaliser(logits, blocks.max(axis=1))
+        if not use_unk and logits.shape[1] > UNKNOWN:
+            if not logits.flags.writeable:
+                logits = logits.copy()
+            logits[:, UNKNOWN] = -_UNKNOWN_COST
+            blocks[:, 0] = logits[:, :_BLOCK].max(axis=1)
+        if not np.isfinite(offsets).all():
+            raise StorytellerError(
+                "the decoder gives probabilities that are not numbers (NaN or infinite): its "
+                "parameters or the context vector are damaged; check the decoder and style files")
+        new_costs, parents, words = _cheapest(logits, offsets, blocks, width - len(finished))
+        # p can round to one, and no cost may ever fall.
+        costs = np.maximum(new_costs, costs[parents])
+        tree.grow(live[parents], words)
+        for row in np.flatnonzero(words == END):
+            finished.append(Hypothesis(tree.read(row), float(costs[row]), True))
+        live = np.flatnonzero(words != END)
+        parents, words, costs = parents[live], words[live], costs[live]
+        if not len(live) or len(finished) >= width:
+            break
+        if enough is not None and enough(finished, float(costs[0])):
+            return finished
+        states = states[parents]
+    return finished + [Hypothesis(tree.read(row), float(cost), False)
+                       for row, cost in zip(live, costs)]
+
+
+def sample(step: StepFunction, state: np.ndarray, maxlen: int = 1000, use_unk: bool = True,
+           argmax: bool = False, temperature: float = 1.0, top_k: int | None = None,
+           top_p: float | None = None, rng: np.random.Generator | int | None = None) -> Hypothesis:
+    """Draw one passage word by word.
+
+    Parameters
+    ----------
+    step, state, maxlen
+        As for :func:`beam_search`.
+    use_unk : bool
+        False: the unknown word is never drawn.
+    argmax : bool
+        Take the likeliest word every time instead of drawing.
+    temperature : float
+        Logits are divided by it; below 1 the choice is bolder, above 1 wilder.
+    top_k : int, optional
+        Draw among the k likeliest words only.
+    top_p : float, optional
+        Draw among the fewest words whose probabilities sum to at least p (nucleus sampling,
+        Holtzman et al. 2020, arXiv:1904.09751).
+    rng : numpy Generator, int or None
+        Source of randomness, or its seed.
+
+    Returns
+    -------
+    Hypothesis
+        Its cost is under the undistorted distribution.
+
+    Raises
+    ------
+    StorytellerError
+        If temperature, top_k or top_p is out of range.
+    """
+    if not temperature > 0:
+        raise StorytellerError(f"temperature is {temperature}: expected a number above 0")
+    if top_k is not None and top_k < 1:
+        raise StorytellerError(f"top_k is {top_k}: expected at least 1")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise StorytellerError(f"top_p is {top_p}: expected a number above 0 and up to 1")
+    rng = np.random.default_rng(rng)
+    words, cost = [], 0.0
+    last, states = np.full(1, FIRST, dtype=np.int64), np.asarray(state, dtype=np.float32)
+    while len(words) < maxlen and (not words or words[-1] != END):
+        logits, states = step(last, states)
+        row = logits[0].astype(np.float64)
+        log_p = row - row.max()
+        log_p -= np.log(np.exp(log_p).sum())
+        choice = log_p.copy()
+        if not use_unk and len(choice) > UNKNOWN:
+            choice[UNKNOWN] = -np.inf
+        word = int(choice.argmax()) if argmax else _draw(choice / temperature, top_k, top_p, rng)
+        words.append(word)
+        cost -= float(log_p[word])
+        last[0] = word
+    return Hypothesis(words, cost, words[-1] == END if words else False)
+
+
+def _draw(log_p: np.ndarray, top_k: int | None, top_p: float | None,
+          rng: np.random.Generator) -> int:
+    p = np.exp(log_p - log_p.max())
+    p /= p.sum()
+    if top_k is not None or top_p is not None:
+        order = np.argsort(-p, kind="stable")
+        if top_k is not None:
+            order = order[:top_k]
+        if top_p is not None:
+            mass = np.cumsum(p[order]) / p[order].sum()
+            order = order[:int(np.searchsorted(mass, top_p)) + 1]
+        kept = np.zeros_like(p)
+        kept[order] = p[order]
+        p = kept / kept.sum()
+    return int(rng.choice(len(p), p=p))
+
+
+def gen_sample(f_init: Callable[[np.ndarray], np.ndarray], step: StepFunction, ctx: np.ndarray,
+               k: int = 1, maxlen: int = 30, stochastic: bool = False, argmax: bool = False,
+               use_unk: bool = False, seed: int | None = None) -> tuple[list[list[int]], list[float]]:
+    """All hypotheses of a search that runs to its own end, in the original's order.
+
+    Parameters
+    ----------
+    f_init : callable
+        (1, dimctx) -> the first state (1, d).
+    step : callable
+        See the module's text.
+    ctx : array (1, dimctx) or (dimctx,) float32
+    k : int
+        Beam width.
+    maxlen : int
+        Steps at most.
+    stochastic : bool
+        Draw one passage instead (k must be 1); unknown words are then allowed.
+    argmax : bool
+        With stochastic: take the likeliest word every time.
+    use_unk : bool
+        Allow unknown words in the beam.
+    seed : int, optional
+        For stochastic.
+
+    Returns
+    -------
+    samples : list of lists of int
+        Finished ones in the order in which they finished, each ending in 0; then the live.
+    costs : list of float
+        Negative log-likelihoods.
+
+    Raises
+    ------
+    StorytellerError
+        If stochastic is asked for with k above 1.
+    """
+    state = f_init(np.asarray(ctx, dtype=np.float32).reshape(1, -1))
+    if stochastic:
+        if k != 1:
+            raise StorytellerError(f"k is {k} with stochastic=True: beam search does not sample, use k=1")
+        found = [sample(step, state, maxlen, argmax=argmax, rng=seed)]
+    else:
+        found = beam_search(step, state, k, maxlen, use_unk)
+    return [h.words for h in found], [h.cost for h in found]
+
+
+def passages_in_order(hypotheses: list[Hypothesis]) -> Iterator[Hypothesis]:
+    """What a reader may see of a search's result, cheapest first.
+
+    If the first hypothesis to finish has no words at all it is left out, as in the original;
+    later empty ones stay.  When nothing else is there the empty one is given after all.
+    """
+    rest = hypotheses[1:] if len(hypotheses) > 1 and len(hypotheses[0].words) <= 1 else hypotheses
+    return iter(sorted(rest, key=lambda h: h.cost))  # sorted() is stable: the first of equals wins

@@ -1,0 +1,135 @@
+"""A told story: what it consists of, and how it is shown."""
+from __future__ import annotations
+
+import base64
+import html
+import io
+from dataclasses import dataclass, field
+from typing import Any, Iterable
+
+import numpy as np
+
+from .decoder import Passage
+
+SHOWN_CAPTIONS = 5
+_PICTURE_SIDE = 480  # of the picture in HTML, in pixels
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A retrieved caption and its score, the dot product with the image in the joint space."""
+
+    text: str
+    score: float
+
+
+@dataclass(repr=False)
+class Story:
+    """A story about a picture.
+
+    Attributes
+    ----------
+    image : str
+        Path or description of the picture.
+    captions : list of Caption
+        The k nearest, best first.
+    passage : str
+        The story's tokens, joined by spaces.
+    cost : float
+        Negative log-likelihood of the passage, in nats.
+    style : str
+        Name of the book style.
+    timings : dict of str to float
+        Seconds of each stage: features, captions, thoughts, passage.
+    lyric : bool
+        Whether it is to be shown in lines.
+    alternatives : list of Passage
+        All passages asked for, the best first.
+    picture : array (h, w, 3) uint8
+        For showing; at most 480 pixels a side.
+    """
+
+    image: str
+    captions: list[Caption]
+    passage: str
+    cost: float
+    style: str
+    timings: dict[str, float]
+    lyric: bool = False
+    alternatives: list[Passage] = field(default_factory=list)
+    picture: np.ndarray | None = None
+
+    def __post_init__(self):
+        if self.picture is not None and max(self.picture.shape[:2]) > _PICTURE_SIDE:
+            from PIL import Image
+            picture = Image.fromarray(self.picture)
+            picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+            self.picture = np.asarray(picture)
+
+    @property
+    def lines(self) -> list[str]:
+        """The passage as it is printed: one line, or with ``lyric`` a line for every comma."""
+        return lyric_lines(self.passage) if self.lyric else [self.passage]
+
+    def __repr__(self) -> str:
+        words = self.passage.split()
+        start = " ".join(words[:12]) + (" ..." if len(words) > 12 else "")
+        return (f"<Story of {self.image!r} in style {self.style!r}: {len(words)} words, "
+                f"cost {self.cost:.2f}: {start!r}>")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the picture, as plain Python values."""
+        return {"image": self.image, "style": self.style, "passage": self.passage, "cost": self.cost,
+                "lyric": self.lyric,
+                "captions": [{"text": c.text, "score": c.score} for c in self.captions],
+                "alternatives": [{"passage": p.text, "cost": p.cost, "finished": p.finished}
+                                 for p in self.alternatives],
+                "timings": dict(self.timings)}
+
+    def _repr_html_(self) -> str:
+        """The picture beside the story, self-contained."""
+        picture = ""
+        if self.picture is not None:
+            from PIL import Image
+            data = io.BytesIO()
+            Image.fromarray(self.picture).save(data, "JPEG", quality=88)
+            source = base64.b64encode(data.getvalue()).decode()
+            picture = (f'<img alt="{html.escape(self.image)}" src="data:image/jpeg;base64,{source}" '
+                       'style="max-width:320px;height:auto;flex:none">')
+        captions = "".join(f'<li>{html.escape(c.text)} <small>{c.score:.3f}</small></li>'
+                           for c in self.captions[:SHOWN_CAPTIONS])
+        passage = "<br>".join(html.escape(line) for line in self.lines)
+        return ('<div class="story" style="display:flex;gap:1.5em;align-items:flex-start;flex-wrap:wrap;'
+                f'margin:1em 0">{picture}<div style="flex:1 1 20em;max-width:44em">'
+                f'<p style="font-size:1.15em;line-height:1.5;margin-top:0">{passage}</p>'
+                f'<details open><summary>Nearest captions</summary><ol>{captions}</ol></details>'
+                f'<p><small>{html.escape(self.image)}, style {html.escape(self.style)}, '
+                f'cost {self.cost:.2f}</small></p></div></div>')
+
+
+def lyric_lines(passage: str) -> list[str]:
+    """Split at every comma; each piece loses its one leading space."""
+    return [piece[1:] if piece.startswith(" ") else piece for piece in passage.split(",")]
+
+
+def print_story(story: Story) -> None:
+    """Print captions and passage exactly as the original does (labels end in a space)."""
+    print("NEAREST-CAPTIONS: ")
+    for caption in story.captions[:SHOWN_CAPTIONS]:
+        print(caption.text)
+    print()
+    print("OUTPUT: ")
+    for line in story.lines:
+        print(line)
+
+
+def html_page(stories: Iterable[Story], title: str = "Stories") -> str:
+    """One self-contained page of pictures, captions and stories."""
+    body = "\n<hr>\n".join(story._repr_html_() for story in stories)
+    return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            f'<title>{html.escape(title)}</title>'
+            '<style>body{font-family:Georgia,serif;max-width:64em;margin:2em auto;padding:0 1em;'
+            'color:#222;background:#fffdf8}hr{border:0;border-top:1px solid #ddd}'
+            'small,summary,li{color:#666}</style></head>\n'
+            f'<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n')

@@ -1,0 +1,121 @@
+"""Style shifting: F(x) = x - c + b.
+
+x is the mean thought vector of an image's captions, c the mean of caption style, b the mean of
+book style.  Any set of texts gives a style: the mean of their thought vectors.
+"""
+from __future__ import annotations
+
+import os
+from typing import Iterable
+
+import numpy as np
+
+from . import formats
+from .errors import StorytellerError
+
+_CHUNK = 4096
+
+
+def shift(x: np.ndarray, c: np.ndarray, b: np.ndarray, strength: float = 1.0) -> np.ndarray:
+    """Trade caption style for book style.
+
+    Parameters
+    ----------
+    x : array (dim,) or (n, dim) float32
+        A thought vector, or the thought vectors of several captions, whose mean is taken.
+    c, b : array (dim,) float32
+        The style to take away and the style to give.
+    strength : float
+        Of the shift b - c: 0 leaves x alone, 1 is the original.
+
+    Returns
+    -------
+    array (dim,) float32
+
+    Raises
+    ------
+    StorytellerError
+        If the shapes do not fit.
+    """
+    x, c, b = (np.asarray(v, dtype=np.float32) for v in (x, c, b))
+    if x.ndim == 2 and len(x):
+        x = x.mean(axis=0)
+    if x.ndim != 1 or c.shape != x.shape or b.shape != x.shape:
+        raise StorytellerError(f"thought vector, caption style and book style have shapes {x.shape}, "
+                               f"{c.shape} and {b.shape}: expected one length for all three; make the "
+                               "style vectors with the skip-thoughts model in use")
+    if strength == 1:
+        return x - c + b  # the original's order of operations
+    return x + np.float32(strength) * (b - c)
+
+
+def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True) -> np.ndarray:
+    """Make a style vector: the mean thought vector of texts.
+
+    Parameters
+    ----------
+    model : SkipThoughts
+        Or anything with its ``encode(texts, verbose=...)``.
+    texts : iterable of str
+        Passages, songs, captions ...; read once, in chunks.
+    min_words : int
+        Texts of fewer words (split at white space) are left out.  The original's book styles
+        are means over passages longer than 100 words; use 1 for captions.
+    verbose : bool
+        Show progress (on a terminal only).
+
+    Returns
+    -------
+    array (dim,) float32
+
+    Raises
+    ------
+    StorytellerError
+        If no text is long enough.
+    """
+    if isinstance(texts, (str, bytes)):
+        raise StorytellerError("texts is one string: expected a list of passages; write [text]")
+    total, count, seen, longest = None, 0, 0, 0
+    chunk: list[str] = []
+
+    def add() -> None:
+        nonlocal total, count
+        if chunk:
+            vectors = model.encode(chunk, verbose=verbose)
+            part = vectors.sum(axis=0, dtype=np.float64)
+            total = part if total is None else total + part
+            count += len(chunk)
+            chunk.clear()
+
+    for text in texts:
+        words = len(text.split())
+        seen, longest = seen + 1, max(longest, words)
+        if words >= min_words and words:
+            chunk.append(text)
+            if len(chunk) >= _CHUNK:
+                add()
+    add()
+    if total is None:
+        raise StorytellerError(f"no text has {min_words} words or more ({seen} texts, the longest of "
+                               f"{longest} words): give longer passages or a smaller min_words")
+    return (total / count).astype(np.float32)
+
+
+def load(path: str | os.PathLike, dim: int | None = None) -> np.ndarray:
+    """Read a style vector, (dim,) float32, from an .npy file.
+
+    Raises
+    ------
+    StorytellerError
+        If the file is missing, damaged, or has another length than ``dim``.
+    """
+    return formats.load_vector(path, dim)
+
+
+def save(path: str | os.PathLike, vector: np.ndarray) -> None:
+    """Write a style vector as an .npy file (under a temporary name first)."""
+    vector = np.asarray(vector, dtype=np.float32)
+    if vector.ndim != 1:
+        raise StorytellerError(f"style vector has shape {vector.shape}: expected (dim,)")
+    with formats.write_atomically(path) as file:
+        np.save(file, vector, allow_pickle=False)

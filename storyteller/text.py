@@ -1,0 +1,668 @@
+"""Text: sentences, words, captions, dictionaries and batches of equal length.
+
+The original (Kiros et al., "Skip-Thought Vectors", 2015, arXiv:1506.06726) splits text into
+sentences with Punkt (Kiss & Strunk, Computational Linguistics 32:4, 2006) and into words by
+the rules of the Penn Treebank (Marcus et al., Computational Linguistics 19:2, 1993), both as
+NLTK 3.1 had them.  Here the word rules are plain regular expressions, because NLTK's have
+changed since, and NLTK, which takes most of a second to import, is imported only for a
+text in which a sentence can end before the text does.
+"""
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import os
+import pickle
+import re
+import zipfile
+from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from storyteller.errors import StorytellerError
+
+if TYPE_CHECKING:
+    from nltk.tokenize.punkt import PunktSentenceTokenizer
+
+__all__ = [
+    "build_dictionary",
+    "detokenize",
+    "length_buckets",
+    "load_vocabulary",
+    "preprocess",
+    "read_captions",
+    "read_lines",
+    "sorted_batches",
+    "split_sentences",
+    "tokenize_words",
+    "word_indices",
+]
+
+logger = logging.getLogger(__name__)
+
+DICTIONARY_MD5 = "26d8a3e6458500013723b380a4b4b55e"  # of the published dictionary.txt
+
+
+# Words.  Each rule sees the text as the one before it left it, so their order matters, and
+# so does which characters a rule consumes: "a,,b" has always been "a", ",", ",b".  ASCII
+# classes, as for Python 2 patterns without re.UNICODE.
+
+def _rules(*pairs: tuple[str, str], flags: int = 0) -> list[tuple[re.Pattern[str], str]]:
+    return [(re.compile(pattern, re.ASCII | flags), into) for pattern, into in pairs]
+
+
+_BEFORE_PADDING = _rules(
+    (r'^"', "``"),                              # a double quote opens at the start,
+    (r"``", " `` "),
+    (r'([ (\[{<])"', r"\1 `` "),                # after a blank or an opening bracket
+    (r"([:,])([^\d])", r" \1 \2"),              # but 3,141 and 10:45 stay whole
+    (r"([:,])$", r" \1 "),
+    (r"\.\.\.", " ... "),
+    (r"([;@#$%&])", r" \1 "),
+    (r"([^.])\.([\])}>\"']*)\s*$", r"\1 .\2 "),  # only the last point is a word
+    (r"([?!])", r" \1 "),
+    (r"([^'])' ", r"\1 ' "),
+    (r"([\[\](){}<>]|--)", r" \1 "),
+)
+_AFTER_PADDING = _rules(
+    (r'"', " '' "),                             # any other double quote closes
+    (r"(\S)('')", r"\1 \2 "),
+    (r"([^' ])('[sSmMdD]|') ", r"\1 \2 "),
+    (r"([^' ])('ll|'LL|'re|'RE|'ve|'VE|n't|N'T) ", r"\1 \2 "),
+) + _rules(
+    (r"\b(can)(not)\b", r" \1 \2 "),
+    (r"\b(d)('ye)\b", r" \1 \2 "),
+    (r"\b(gim|lem)(me)\b", r" \1 \2 "),
+    (r"\b(gon)(na)\b", r" \1 \2 "),
+    (r"\b(got)(ta)\b", r" \1 \2 "),
+    (r"\b(mor)('n)\b", r" \1 \2 "),
+    (r"\b(wan)(na) ", r" \1 \2 "),
+    (r" ('t)(is|was)\b", r" \1 \2 "),
+    flags=re.IGNORECASE,
+)
+
+
+def tokenize_words(sentence: str) -> list[str]:
+    """Split a sentence into words by the Penn Treebank's rules.
+
+    Gives what ``TreebankWordTokenizer`` of NLTK 3.1 gave (2015, the original's): ``don't``
+    becomes ``do n't``, double quotes become `````` and ``''``, punctuation stands alone,
+    curly quotes stay part of their word.  NLTK's later versions differ in ``more'n``, in
+    words that begin with ``''`` and in ``''`` after an opening bracket.
+
+    Parameters
+    ----------
+    sentence : str
+        One sentence: only a point at its end becomes a word of its own.
+
+    Returns
+    -------
+    list of str
+        Words without blanks, case kept; empty when the sentence holds no words.
+
+    Examples
+    --------
+    >>> tokenize_words('"I don\\'t know," she said.')
+    ['``', 'I', 'do', "n't", 'know', ',', "''", 'she', 'said', '.']
+    """
+    for pattern, into in _BEFORE_PADDING:
+        sentence = pattern.sub(into, sentence)
+    sentence = f" {sentence} "
+    for pattern, into in _AFTER_PADDING:
+        sentence = pattern.sub(into, sentence)
+    return sentence.split()
+
+
+# Sentences.
+
+_TABLES = ("abbrev_types.txt", "collocations.tab", "sent_starters.txt", "ortho_context.tab")
+_OWN_PUNKT = Path(__file__).parent / "data" / "punkt"
+
+# A mark that can end a sentence, and after it anything but closing quotes and brackets.
+_MAY_SPLIT = re.compile(r"[.?!](?![\"')\]}]*\Z)")
+
+
+def split_sentences(text: str) -> list[str]:
+    """Split text into sentences with Punkt (Kiss & Strunk, 2006).
+
+    NLTK's English parameters are used where the user has them (``tokenizers/punkt_tab`` or
+    ``tokenizers/punkt`` on ``nltk.data.path``, unpacked or zipped; nothing is downloaded and
+    pickles are read without running what they hold), else the package's own, trained on
+    novels and captions.  They are read once a process.
+
+    Parameters
+    ----------
+    text : str
+        Running text of any length.
+
+    Returns
+    -------
+    list of str
+        Sentences in order, without the white space around them; empty for blank text.
+
+    Examples
+    --------
+    >>> split_sentences("Mr. Brown sat down. He was tired.")
+    ['Mr. Brown sat down.', 'He was tired.']
+    """
+    text = text.strip()
+    if not text:
+        return []
+    if not _MAY_SPLIT.search(text):
+        return [text]
+    import nltk.data
+
+    return list(_sentence_tokenizer(tuple(map(str, nltk.data.path))).tokenize(text))
+
+
+def preprocess(text: str | bytes) -> str:
+    """Text as the skip-thought encoder sees it: words joined by single blanks.
+
+    Sentences are split with :func:`split_sentences`, words with :func:`tokenize_words`, as
+    in the original's ``preprocess`` (Kiros et al., 2015), whose leading blank is left out.
+
+    Parameters
+    ----------
+    text : str or bytes
+        Bytes are read as UTF-8; what is not valid becomes U+FFFD.
+
+    Returns
+    -------
+    str
+        The words of all sentences; '' when there are none.
+
+    Raises
+    ------
+    StorytellerError
+        If `text` is neither str nor bytes.
+
+    Examples
+    --------
+    >>> preprocess("It isn't what you think, is it?")
+    "It is n't what you think , is it ?"
+    """
+    if isinstance(text, (bytes, bytearray)):
+        text = bytes(text).decode("utf-8", errors="replace")
+    if not isinstance(text, str):
+        raise StorytellerError(
+            f"A text is of type {type(text).__name__} where a str was expected: "
+            "give each sentence as a string.")
+    return " ".join(word for sentence in split_sentences(text)
+                    for word in tokenize_words(sentence))
+
+
+@functools.lru_cache(maxsize=4)
+def _sentence_tokenizer(roots: tuple[str, ...]) -> PunktSentenceTokenizer:
+    """Punkt with the first English parameters found under the nltk_data folders `roots`."""
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    found = _find_punkt(roots)
+    if found is None:
+        name, state = str(_OWN_PUNKT), _own_punkt_state()
+    else:
+        name, read = found
+        try:
+            state = _checked_state(read())
+        except Exception as error:  # a damaged file can fail in any way at all
+            logger.warning("%s cannot be used (%s: %s): sentences are split with the package's "
+                           "own Punkt parameters; delete that file or fetch it again.",
+                           name, type(error).__name__, error)
+            name, state = str(_OWN_PUNKT), _own_punkt_state()
+    logger.debug("Punkt parameters: %s", name)
+    params = PunktParameters()
+    params.abbrev_types = state["abbrev_types"]
+    params.collocations = state["collocations"]
+    params.sent_starters = state["sent_starters"]
+    params.ortho_context.update(state["ortho_context"])
+    return PunktSentenceTokenizer(params)
+
+
+def _find_punkt(roots: Sequence[str]) -> tuple[str, Callable[[], dict[str, Any]]] | None:
+    """Name and reader of the user's Punkt parameters, the tab form first; None if none."""
+    def tables(folder: str) -> Callable[[Callable[[str], bytes]], dict[str, Any]]:
+        return lambda read: _state_of_tables({t: read(folder + t) for t in _TABLES})
+
+    def pickled(entry: str) -> Callable[[Callable[[str], bytes]], dict[str, Any]]:
+        return lambda read: _state_of_pickle(read(entry))
+
+    forms = (
+        ("punkt_tab", "english/" + _TABLES[0], tables("english/")),
+        ("punkt", "PY3/english.pickle", pickled("PY3/english.pickle")),
+        ("punkt", "english.pickle", pickled("english.pickle")),
+    )
+    for package, entry, parse in forms:
+        for root in filter(None, roots):
+            home = Path(root) / "tokenizers" / package
+            if os.path.isfile(home / entry):
+                return str(home / entry), functools.partial(
+                    parse, lambda name, home=home: (home / name).read_bytes())
+            archive = home.with_name(package + ".zip")
+            if os.path.isfile(archive) and _holds(archive, f"{package}/{entry}"):
+                def read_entry(name: str, archive: Path = archive, package: str = package) -> bytes:
+                    with zipfile.ZipFile(archive) as z:
+                        return z.read(f"{package}/{name}")
+                return str(archive), functools.partial(parse, read_entry)
+    return None
+
+
+def _holds(archive: Path, entry: str) -> bool:
+    """Whether the archive has the entry; a damaged archive counts, so that it is reported."""
+    try:
+        with zipfile.ZipFile(archive) as z:
+            return entry in z.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return True
+
+
+def _own_punkt_state() -> dict[str, Any]:
+    try:
+        return _state_of_tables({name: (_OWN_PUNKT / name).read_bytes() for name in _TABLES})
+    except (OSError, ValueError) as error:
+        raise StorytellerError(
+            f"{_OWN_PUNKT} does not hold the package's sentence splitter ({error}): "
+            "install storyteller again.") from error
+
+
+def _state_of_tables(files: dict[str, bytes]) -> dict[str, Any]:
+    """Punkt's four parameters from the four files of NLTK's punkt_tab layout."""
+    lines = {name: [line for line in data.decode("utf-8").replace("\r\n", "\n").split("\n")
+                    if line] for name, data in files.items()}
+    pairs = [tuple(line.split("\t")) for line in lines["collocations.tab"]]
+    context = (line.rpartition("\t") for line in lines["ortho_context.tab"])
+    return {
+        "abbrev_types": set(lines["abbrev_types.txt"]),
+        "collocations": set(pairs),
+        "sent_starters": set(lines["sent_starters.txt"]),
+        "ortho_context": {word: int(flags) for word, _, flags in context},
+    }
+
+
+def _state_of_pickle(data: bytes) -> dict[str, Any]:
+    """Punkt's four parameters from a pickle of NLTK, none of whose own code is run.
+
+    Of all names a pickle can ask for, Punkt's classes become boxes that only hold what is
+    put into them, a few plain types are let through, and any other is refused.
+    """
+    class Box:
+        def __setstate__(self, state: object) -> None:
+            self.state = state
+
+    boxes = {name: type(name, (Box,), {}) for name in (
+        "PunktSentenceTokenizer", "PunktTrainer", "PunktParameters", "PunktToken",
+        "PunktLanguageVars", "PunktBaseClass")}
+
+    def reconstruct(cls: type, base: type, state: object) -> object:
+        if isinstance(cls, type) and issubclass(cls, Box):
+            return cls()
+        raise pickle.UnpicklingError(f"it rebuilds an object of {cls!r}")
+
+    allowed: dict[tuple[str, str], Any] = {
+        ("nltk.tokenize.punkt", name): box for name, box in boxes.items()}
+    allowed["collections", "defaultdict"] = defaultdict
+    for module in ("builtins", "__builtin__"):
+        allowed.update({(module, t.__name__): t for t in (object, int, set, frozenset, list,
+                                                          dict, tuple, str, float, bool)})
+    allowed["__builtin__", "long"] = int
+    for module in ("copyreg", "copy_reg"):
+        allowed[module, "_reconstructor"] = reconstruct
+
+    class Reader(pickle.Unpickler):
+        def find_class(self, module: str, name: str) -> Any:
+            try:
+                return allowed[module, name]
+            except KeyError:
+                raise pickle.UnpicklingError(
+                    f"it asks for {module}.{name}, which sentence splitting has no use for"
+                ) from None
+
+    params = Reader(io.BytesIO(data), encoding="latin-1").load()
+    while isinstance(params, Box) and type(params) is not boxes["PunktParameters"]:
+        params = params.state["_params"]
+    return dict(params.state)
+
+
+def _checked_state(state: dict[str, Any]) -> dict[str, Any]:
+    """The four parameters, or ValueError where they are not what Punkt needs."""
+    def words(values: Iterable[object]) -> bool:
+        return all(isinstance(value, str) for value in values)
+
+    abbreviations, starters = state["abbrev_types"], state["sent_starters"]
+    pairs, context = state["collocations"], state["ortho_context"]
+    if not (isinstance(abbreviations, set) and abbreviations and words(abbreviations)):
+        raise ValueError("abbrev_types is not a set of words")
+    if not (isinstance(starters, set) and words(starters)):
+        raise ValueError("sent_starters is not a set of words")
+    if not (isinstance(pairs, set) and all(
+            isinstance(pair, tuple) and len(pair) == 2 and words(pair) for pair in pairs)):
+        raise ValueError("collocations is not a set of pairs of words")
+    if not (isinstance(context, dict) and words(context)
+            and all(isinstance(flags, int) for flags in context.values())):
+        raise ValueError("ortho_context is not a table of words and numbers")
+    return state
+
+
+# Files.
+
+def _read_text(path: str | os.PathLike[str], what: str) -> bytes:
+    """The bytes of a file that must exist and hold something."""
+    path = os.fspath(path)
+    try:
+        with open(path, "rb") as f:
+            data = f.read()
+    except OSError as error:
+        reason = "is a folder" if os.path.isdir(path) else (error.strerror or str(error)).lower()
+        raise StorytellerError(
+            f"{path} cannot be read ({reason}): give the path of {what}.") from error
+    if not data:
+        raise StorytellerError(f"{path} is empty: it should be {what}.")
+    return data
+
+
+def _decoded_lines(path: str | os.PathLike[str], data: bytes) -> list[str]:
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # error.object, not data: the codec may have taken off the byte order mark.
+        line = error.object.count(b"\n", 0, error.start) + 1
+        logger.warning("%s is not valid UTF-8, first in line %d: such bytes are read as U+FFFD; "
+                       "save the file as UTF-8.", os.fspath(path), line)
+        text = data.decode("utf-8-sig", errors="replace")
+    lines = text.split("\n")  # not splitlines(), which also breaks at U+2028 and others
+    if lines[-1] == "":
+        lines.pop()
+    return lines
+
+
+def read_lines(path: str | os.PathLike[str], strip: bool = True) -> list[str]:
+    """Read a text file of one item a line.
+
+    Lines end at LF only, never at U+2028, U+0085 or a vertical tab.  A byte order mark is
+    dropped, and bytes that are not UTF-8 become U+FFFD, with one warning in the log.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file, UTF-8.
+    strip : bool, default True
+        Take white space (and the CR of a CRLF) off both ends of each line.
+
+    Returns
+    -------
+    list of str
+        One item a line, blank ones included; a newline at the end adds none.
+
+    Raises
+    ------
+    StorytellerError
+        If there is no such file, or it is a folder, unreadable or empty.
+    """
+    data = _read_text(path, "a text file of one item a line")
+    lines = _decoded_lines(path, data)
+    return [line.strip() for line in lines] if strip else lines
+
+
+def read_captions(path: str | os.PathLike[str]) -> list[str]:
+    """Read captions, one a line.
+
+    Parameters
+    ----------
+    path : str or path-like
+        Text file, UTF-8 (see :func:`read_lines`).
+
+    Returns
+    -------
+    list of str
+        Stripped lines in order; blank ones are left out, with a warning in the log.
+
+    Raises
+    ------
+    StorytellerError
+        If the file cannot be read, holds zero bytes (is not text) or has no captions.
+    """
+    data = _read_text(path, "a text file of one caption a line")
+    if b"\0" in data:
+        raise StorytellerError(
+            f"{os.fspath(path)} is not a text file (it holds zero bytes): "
+            "captions are one a line in plain text, saved as UTF-8.")
+    lines = [line.strip() for line in _decoded_lines(path, data)]
+    captions = [line for line in lines if line]
+    if not captions:
+        raise StorytellerError(
+            f"{os.fspath(path)} holds only blank lines: write one caption a line.")
+    if len(captions) < len(lines):
+        logger.warning("%s: %d of %d lines are blank and left out.",
+                       os.fspath(path), len(lines) - len(captions), len(lines))
+    return captions
+
+
+def load_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, int], int]:
+    """Read ``dictionary.txt``: the word in line i names row i of the word-vector tables.
+
+    Lines end at LF only; each is decoded as UTF-8 and then stripped of Unicode white space.
+    Where a word occurs twice the later row wins.
+
+    Parameters
+    ----------
+    path : str or path-like
+        The file; the published one has 930,911 lines.
+
+    Returns
+    -------
+    words : dict of str to int
+        Row of each distinct word, from 0.
+    n_rows : int
+        Lines in the file, which is how many rows the tables must have.
+
+    Raises
+    ------
+    StorytellerError
+        If the file cannot be read, is not UTF-8 or lacks the word ``UNK``: then it is
+        damaged or a partial download.
+    """
+    data = _read_text(path, "dictionary.txt of the skip-thoughts model")
+    damaged = (f"{os.fspath(path)} %s: the file is damaged or a partial download; fetch "
+               f"dictionary.txt again (the published file's md5 is {DICTIONARY_MD5}).")
+    try:
+        lines = data.decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise StorytellerError(damaged % f"is not valid UTF-8 in line {line}") from error
+    if lines[-1] == "":
+        lines.pop()
+    words = {line.strip(): row for row, line in enumerate(lines)}
+    if "UNK" not in words:
+        raise StorytellerError(damaged % "has no line 'UNK', which stands for unknown words")
+    return words, len(lines)
+
+
+# Indices and batches.
+
+def word_indices(words: Sequence[str], dictionary: dict[str, int], n_words: int | None,
+                 unk: int = 1) -> list[int]:
+    """Index of each word, or `unk` where it is unknown or beyond the model's vocabulary.
+
+    Parameters
+    ----------
+    words : list of str
+    dictionary : dict of str to int
+    n_words : int or None
+        Words the model knows: an index of `n_words` or more becomes `unk`.  None: no limit.
+    unk : int, default 1
+        Index of ``UNK``, 1 in all dictionaries of this family.
+
+    Returns
+    -------
+    list of int, as many as `words`
+
+    Examples
+    --------
+    >>> word_indices(["a", "dog", "zyzzyva"], {"a": 2, "dog": 9}, n_words=9)
+    [2, 1, 1]
+    """
+    indices = [dictionary.get(word, unk) for word in words]
+    if n_words is not None:
+        indices = [index if index < n_words else unk for index in indices]
+    return indices
+
+
+def length_buckets(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches of equal length, so that no sentence is padded.
+
+    Parameters
+    ----------
+    lengths : sequence of int, shape (n,)
+    batch_size : int
+        At most so many in a batch.
+
+    Returns
+    -------
+    list of int64 arrays
+        Positions in `lengths`, each once: shortest first, in their order within a length.
+        Results have to be put back to these positions by the caller.
+
+    Raises
+    ------
+    StorytellerError
+        If `batch_size` is below 1.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in length_buckets([3, 1, 3, 3], batch_size=2)]
+    [[1], [0, 2], [3]]
+    """
+    lengths = _as_lengths(lengths, batch_size)
+    order = np.argsort(lengths, kind="stable")
+    ends = np.flatnonzero(np.diff(lengths[order])) + 1
+    return [group[start:start + batch_size] for group in np.split(order, ends)
+            for start in range(0, len(group), batch_size)]
+
+
+def sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches of about equal length, longest first, so that little is padded.
+
+    Parameters, returns and errors are as for :func:`length_buckets`, but a batch may hold
+    several lengths, falling, and only the last batch can be smaller than `batch_size`.
+
+    Examples
+    --------
+    >>> [batch.tolist() for batch in sorted_batches([3, 1, 3, 5], batch_size=2)]
+    [[3, 0], [2, 1]]
+    """
+    lengths = _as_lengths(lengths, batch_size)
+    order = np.argsort(-lengths, kind="stable")
+    return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def _as_lengths(lengths: Sequence[int] | np.ndarray, batch_size: int) -> np.ndarray:
+    if batch_size < 1:
+        raise StorytellerError(
+            f"batch_size is {batch_size}, but a batch holds at least one item: give 1 or more.")
+    return np.asarray(lengths, dtype=np.int64).reshape(-1)
+
+
+def build_dictionary(texts: Iterable[str]) -> tuple[OrderedDict[str, int], OrderedDict[str, int]]:
+    """Number the words of texts by falling frequency, as the original's ``vocab`` does.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        Tokenised texts, split at white space.
+
+    Returns
+    -------
+    words : OrderedDict of str to int
+        Index of each word: 2 for the most frequent and so on (0 is ``<eos>``, 1 ``UNK``).
+        Of equally frequent words the one seen first comes first (in the original that
+        depended on NumPy's sort).
+    counts : OrderedDict of str to int
+        How often each word occurs, in order of first appearance.
+
+    Examples
+    --------
+    >>> words, counts = build_dictionary(["a dog and a cat"])
+    >>> list(words.items())
+    [('a', 2), ('dog', 3), ('and', 4), ('cat', 5)]
+    """
+    counts: Counter[str] = Counter()
+    for text in texts:
+        counts.update(text.split())
+    by_frequency = sorted(counts, key=counts.__getitem__, reverse=True)  # stable
+    words = OrderedDict((word, index) for index, word in enumerate(by_frequency, start=2))
+    return words, OrderedDict(counts.items())
+
+
+# Reading again.
+
+_JOINS = _rules(
+    (r"(?:^|(?<=\s))``\s*", '"'),
+    (r"\s*''(?=\s|$)", '"'),
+    (r"(?<=[\w.])\s+(n't|'(?:s|m|d|ll|re|ve))(?![\w'])", r"\1"),
+    (r"\b(can) (not)\b", r"\1\2"),
+    (r"\b(gim|lem) (me)\b", r"\1\2"),
+    (r"\b(gon|wan) (na)\b", r"\1\2"),
+    (r"\b(got) (ta)\b", r"\1\2"),
+    (r"\b(d) ('ye)\b", r"\1\2"),
+    (r"('t) (is|was)\b", r"\1\2"),
+    (r"(?<=\w)s ' ", "s' "),
+    (r"([(\[{$#])\s+", r"\1"),
+    (r"\s+([)\]}%])", r"\1"),
+    (r"\s+(\.\.\.|[.,;:?!]+)(?=[\s.,;:?!)\]}\"']|$)", r"\1"),
+    (r"(?<![\w.'-])i(?![.-]?\w|-)", "I"),
+    flags=re.IGNORECASE,
+)
+# Not after "?" and a closing quote, where "he asked" may follow, an ellipsis, or "i.e.".
+_SENTENCE_START = re.compile(r"(^|(?<!\.)(?<!\.\w)\.[\"')\]]*\s+|[?!]\s+)([\"'(\[]*)([^\W\d_])")
+
+
+def detokenize(text: str) -> str:
+    """Join Treebank words for reading; the inverse of :func:`preprocess` as far as it goes.
+
+    Contractions and punctuation go back to their word, `````` and ``''`` become double
+    quotes, sentences begin with a capital and ``i`` becomes ``I``.  Names stay in lower
+    case where they are.
+
+    Parameters
+    ----------
+    text : str
+        Words joined by blanks, as the decoder writes them.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> detokenize("`` i do n't know , '' he said .")
+    '"I don\\'t know," he said.'
+    """
+    text = " ".join(text.split())
+    for pattern, into in _JOINS:
+        text = pattern.sub(into, text)
+    text = re.sub(r"\b(?:mr|mrs|ms|dr)\. ", lambda m: m[0].capitalize(), text)
+    return _SENTENCE_START.sub(lambda m: m[1] + m[2] + m[3].upper(), text)
+
+
+def as_sentences(X: Sequence[str | bytes]) -> list[str]:
+    """Check and decode an encoder's argument ``X``: a list of texts, never one string.
+
+    UTF-8 bytes are decoded (invalid ones replaced).
+
+    Raises
+    ------
+    StorytellerError
+        If X is a single string or holds something that is no text.
+    """
+    if isinstance(X, (str, bytes)):
+        raise StorytellerError("X is one string: expected a list of texts; write [X]")
+    texts = []
+    for i, text in enumerate(X):
+        if isinstance(text, bytes):
+            text = text.decode("utf-8", "replace")
+        if not isinstance(text, str):
+            raise StorytellerError(f"X[{i}] is a {type(text).__name__}: expected a string")
+        texts.append(text)
+    return texts

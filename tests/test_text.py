@@ -1,0 +1,531 @@
+"""Text against the recorded results of the original, and against awkward input."""
+from __future__ import annotations
+
+import io
+import json
+import logging
+import pickle
+import subprocess
+import sys
+import zipfile
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storyteller import text
+from storyteller.errors import StorytellerError
+
+GOLDENS = Path(__file__).parent / "goldens"
+SKIP = GOLDENS / "skipthoughts"
+
+
+@pytest.fixture(autouse=True)
+def no_nltk_data(monkeypatch):
+    """Every test starts without nltk_data, whatever this machine has."""
+    import nltk.data
+
+    monkeypatch.setattr(nltk.data, "path", [])
+
+
+def lines_of(path):
+    return path.read_bytes().decode("utf-8").split("\n")[:-1]
+
+
+# Words.
+
+@pytest.mark.parametrize("case", json.loads((SKIP / "tokenize_extra.json").read_text("utf-8")),
+                         ids=lambda case: case["text"])
+def test_words_as_nltk_3_1(case):
+    assert text.tokenize_words(case["text"]) == case["tokens_nltk_3.1"]
+
+
+@pytest.mark.parametrize("sentence, words", [
+    ("", []),
+    ("   ", []),
+    ("and he said:", ["and", "he", "said", ":"]),
+    ("respectfully,", ["respectfully", ","]),
+    ("a,,b", ["a", ",", ",b"]),
+    ("mor'n that", ["mor", "'n", "that"]),
+    ("Mr. Fox ran. It was late.", ["Mr.", "Fox", "ran.", "It", "was", "late", "."]),
+    ("the dog's'!", ["the", "dog", "'s", "'", "!"]),
+    ("naïve 中文?", ["naïve", "中文", "?"]),
+])
+def test_more_words(sentence, words):
+    assert text.tokenize_words(sentence) == words
+
+
+def test_words_as_todays_nltk_where_it_has_not_changed():
+    from nltk.tokenize.treebank import TreebankWordTokenizer
+
+    today = TreebankWordTokenizer()
+    sentences = (lines_of(SKIP / "sentences.txt") + lines_of(GOLDENS / "story" / "captions.txt")
+                 + lines_of(GOLDENS / "story" / "romance_style_sentences.txt"))
+    assert len(sentences) > 150
+    for sentence in sentences:
+        assert text.tokenize_words(sentence) == today.tokenize(sentence)
+
+
+# Sentences.
+
+ONE_SENTENCE = [
+    "Mr. Marvel by way of answer struck out with his left.",
+    "Mrs. Almond was a plain woman.",
+    "He met Dr. Watson on Baker St. after lunch.",
+    "She lives in St. Ives with Prof. Green and Capt. Wolf.",
+    "Rev. Black spoke, e.g. about sin, i.e. ours.",
+    "They left at 5 p.m. on Tuesday.",
+    "It was 10 a.m. in the U.S. and late in the U.K. already.",
+    "J. R. R. Brown wrote it.",
+    "Lady B. was there with H. G. Wells.",
+    "Mr. and Mrs. Smith walked away.",
+    "It cost $3.88 in all.",
+    "Version 2.5 is out.",
+    "It was red, blue, etc. and green.",
+    "Smith vs. Jones was a long case.",
+    "Lt. Col. Gray saluted Gen. Rose.",
+    "He waited by the door for her ...",
+    "He waited ... and waited.",
+    "well... maybe not",
+    "Messrs. Hill and Wood are out.",
+    "John Brown, Esq. was his name.",
+    "See vol. ii, pp. 3 and 4.",
+    "Sgt. Pepper and Miss Stone met at Mt. Hood.",
+    "He said: \"No!\"",
+    "a dog",
+    "(It was over.)",
+]
+SENTENCES = [
+    ("He ran. She hid.", ["He ran.", "She hid."]),
+    ("Why? Because.", ["Why?", "Because."]),
+    ("Stop! He did.", ["Stop!", "He did."]),
+    ('"Go." She went.', ['"Go."', "She went."]),
+    ('He said, "I do." Then he left.', ['He said, "I do."', "Then he left."]),
+    ("We met Mr. Brown. He was tired.", ["We met Mr. Brown.", "He was tired."]),
+    ("They left at 5 p.m. The dog stayed.", ["They left at 5 p.m.", "The dog stayed."]),
+    ("He knew dogs, cats, etc. She did not.", ["He knew dogs, cats, etc.", "She did not."]),
+    ("It was over (at last.) We slept.", ["It was over (at last.)", "We slept."]),
+    ("A man rides a wave. A dog looks on.", ["A man rides a wave.", "A dog looks on."]),
+    ("No. I will not. No!", ["No.", "I will not.", "No!"]),
+    ("It is I. He knew.", ["It is I.", "He knew."]),
+    ("It was 1999. The sea rose.", ["It was 1999.", "The sea rose."]),
+    ("a dog . a cat .", ["a dog .", "a cat ."]),
+    ("  One.\n\nTwo.\tThree.  ", ["One.", "Two.", "Three."]),
+    ("", []),
+    (" \n\t ", []),
+]
+
+
+@pytest.mark.parametrize("sentence", ONE_SENTENCE)
+def test_stays_one_sentence(sentence):
+    assert text.split_sentences(sentence) == [sentence]
+
+
+@pytest.mark.parametrize("passage, sentences", SENTENCES)
+def test_splits(passage, sentences):
+    assert text.split_sentences(passage) == sentences
+
+
+def test_the_golden_sentences_are_single_sentences():
+    for name in ("caption_style_sentences.txt", "romance_style_sentences.txt", "captions.txt"):
+        for sentence in lines_of(GOLDENS / "story" / name):
+            assert text.split_sentences(sentence) == [sentence.strip()]
+    for sentence in lines_of(SKIP / "sentences.txt"):
+        assert text.split_sentences(sentence) == [sentence]
+
+
+def test_the_shortcut_agrees_with_punkt():
+    tokenizer = text._sentence_tokenizer(())
+    rng = np.random.default_rng(0)
+    pieces = ["dog", "Cat", " ", " ", ".", "...", "?", "!", '"', "'", ")", "]", "}", ",", "3.8",
+              "Mr.", "\n", "''", "(", "--"]
+    shortcuts = 0
+    for _ in range(5000):
+        passage = "".join(rng.choice(pieces, size=rng.integers(1, 7))).strip()
+        if passage and not text._MAY_SPLIT.search(passage):
+            shortcuts += 1
+            assert tokenizer.tokenize(passage) == [passage]
+    assert shortcuts > 500
+
+
+def test_long_text():
+    passage = "Mr. Brown went home. He slept. " * 5000
+    assert len(text.split_sentences(passage)) == 10000
+
+
+# preprocess.
+
+def test_preprocess_golden():
+    wanted = [line.strip() for line in lines_of(SKIP / "preprocessed.txt")]
+    sentences = lines_of(SKIP / "sentences.txt")
+    assert len(wanted) == len(sentences) == 40
+    assert [text.preprocess(s) for s in sentences] == wanted
+    assert [text.preprocess(s.encode("utf-8")) for s in sentences] == wanted
+
+
+def test_preprocess():
+    assert text.preprocess("") == text.preprocess("   ") == text.preprocess(b"") == ""
+    assert text.preprocess("I won't. Mr. Fox can't.") == "I wo n't . Mr. Fox ca n't ."
+    assert text.preprocess(b"caf\xe9 bar") == "caf\ufffd bar"
+    assert text.preprocess("What is it?!") == "What is it ? !"
+    assert text.preprocess("the <eos> end") == "the < eos > end"
+    with pytest.raises(StorytellerError, match="NoneType"):
+        text.preprocess(None)
+
+
+def test_import_is_light():
+    code = ("import sys, storyteller.text as t; t.preprocess('A dog on a (red) surfboard.');"
+            "sys.exit('nltk' in sys.modules or 'scipy' in sys.modules)")
+    root = str(Path(__file__).parent.parent)
+    assert subprocess.run([sys.executable, "-c", code], cwd=root).returncode == 0
+
+
+# The user's nltk_data.
+
+# Parameters that show at once who is at work: only "zq" is an abbreviation.
+PROBE = "He met zq. Brown here. He met mr. Brown here."
+THEIRS = ["He met zq. Brown here.", "He met mr.", "Brown here."]
+OURS = ["He met zq.", "Brown here.", "He met mr. Brown here."]
+TAB = {"abbrev_types.txt": "zq\n", "collocations.tab": "a\tb\n", "sent_starters.txt": "he\n",
+       "ortho_context.tab": "he\t46\nbrown\t2\n"}
+
+
+def use(monkeypatch, *roots):
+    import nltk.data
+
+    monkeypatch.setattr(nltk.data, "path", [str(root) for root in roots])
+
+
+def write_tab(root, **changes):
+    folder = root / "tokenizers" / "punkt_tab" / "english"
+    folder.mkdir(parents=True)
+    for name, content in {**TAB, **changes}.items():
+        if content is not None:
+            (folder / name).write_bytes(content.encode("utf-8"))
+
+
+def nltk_pickle(protocol):
+    """A pickle as NLTK once shipped it: a whole tokenizer."""
+    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
+
+    params = PunktParameters()
+    params.abbrev_types, params.sent_starters = {"zq"}, {"he"}
+    params.collocations = {("a", "b")}
+    params.ortho_context = defaultdict(int, {"he": 46, "brown": 2})
+    return pickle.dumps(PunktSentenceTokenizer(params), protocol=protocol)
+
+
+def write_pickle(root, data, entry="PY3/english.pickle"):
+    file = root / "tokenizers" / "punkt" / entry
+    file.parent.mkdir(parents=True)
+    file.write_bytes(data)
+    return file
+
+
+def test_without_nltk_data():
+    assert text.split_sentences(PROBE) == OURS
+
+
+def test_tab_folder(tmp_path, monkeypatch):
+    write_tab(tmp_path / "second")
+    use(monkeypatch, tmp_path / "first", "", tmp_path / "second")
+    assert text.split_sentences(PROBE) == THEIRS
+
+
+def test_tab_folder_with_crlf(tmp_path, monkeypatch):
+    write_tab(tmp_path, **{name: c.replace("\n", "\r\n") for name, c in TAB.items()})
+    use(monkeypatch, tmp_path)
+    assert text.split_sentences(PROBE) == THEIRS
+
+
+def test_tab_zip(tmp_path, monkeypatch):
+    (tmp_path / "tokenizers").mkdir()
+    with zipfile.ZipFile(tmp_path / "tokenizers" / "punkt_tab.zip", "w") as z:
+        for name, content in TAB.items():
+            z.writestr(f"punkt_tab/english/{name}", content)
+    use(monkeypatch, tmp_path)
+    assert text.split_sentences(PROBE) == THEIRS
+
+
+@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
+@pytest.mark.parametrize("entry", ["PY3/english.pickle", "english.pickle"])
+def test_pickle(tmp_path, monkeypatch, caplog, protocol, entry):
+    write_pickle(tmp_path, nltk_pickle(protocol), entry)
+    use(monkeypatch, tmp_path)
+    assert text.split_sentences(PROBE) == THEIRS
+    assert not caplog.records
+
+
+def test_pickle_of_python_2():
+    # Python 2 wrote __builtin__, copy_reg and byte strings.
+    data = (b"\x80\x02ccopy_reg\n_reconstructor\nq\x00cnltk.tokenize.punkt\nPunktParameters\n"
+            b"c__builtin__\nobject\nN\x87R}(U\x0dsent_startersc__builtin__\nset\n]U\x02hea\x85R"
+            b"U\x0cabbrev_typesc__builtin__\nset\n]X\x02\x00\x00\x00zqa\x85R"
+            b"U\x0ccollocationsc__builtin__\nset\n]\x85R"
+            b"U\x0dortho_contextccollections\ndefaultdict\nc__builtin__\nint\n\x85R"
+            b"U\x02heK.sub.")
+    state = text._checked_state(text._state_of_pickle(data))
+    assert state == {"abbrev_types": {"zq"}, "collocations": set(), "sent_starters": {"he"},
+                     "ortho_context": {"he": 46}}
+
+
+def test_pickle_zip(tmp_path, monkeypatch):
+    (tmp_path / "tokenizers").mkdir()
+    with zipfile.ZipFile(tmp_path / "tokenizers" / "punkt.zip", "w") as z:
+        z.writestr("punkt/PY3/english.pickle", nltk_pickle(2))
+    use(monkeypatch, tmp_path)
+    assert text.split_sentences(PROBE) == THEIRS
+
+
+class Malice:
+    def __init__(self, function, *args):
+        self.call = function, args
+
+    def __reduce__(self):
+        return self.call
+
+
+@pytest.mark.parametrize("protocol", [0, 2, 4])
+def test_malicious_pickle_runs_nothing(tmp_path, monkeypatch, caplog, protocol):
+    mark = tmp_path / "mark"
+    file = write_pickle(tmp_path, pickle.dumps(Malice(io.open, str(mark), "w"), protocol))
+    use(monkeypatch, tmp_path)
+    assert text.split_sentences(PROBE) == OURS
+    assert not mark.exists()
+    assert str(file) in caplog.text and "io.open" in caplog.text.replace("_io.open", "io.open")
+
+
+@pytest.mark.parametrize("name", ["eval", "exec", "getattr", "__import__", "type"])
+def test_builtins_are_refused_by_name(name):
+    data = f"cbuiltins\n{name}\n(S'1'\ntR.".encode()
+    with pytest.raises(pickle.UnpicklingError, match=f"builtins.{name}"):
+        text._state_of_pickle(data)
+
+
+def test_other_names_of_the_punkt_module_are_refused():
+    with pytest.raises(pickle.UnpicklingError, match="nltk.tokenize.punkt.os.system"):
+        text._state_of_pickle(b"\x80\x04\x8c\x13nltk.tokenize.punkt\x8c\x09os.system\x93.")
+
+
+@pytest.mark.parametrize("data", [
+    b"", b"junk", nltk_pickle(2)[:-40], pickle.dumps({}), pickle.dumps(7), pickle.dumps("x")])
+def test_damaged_pickle(tmp_path, monkeypatch, caplog, data):
+    file = write_pickle(tmp_path, data)
+    use(monkeypatch, tmp_path)
+    assert text.split_sentences(PROBE) == OURS
+    assert [r.levelno for r in caplog.records] == [logging.WARNING]
+    assert str(file) in caplog.text
+    assert text.split_sentences(PROBE) == OURS  # warned once, not at every call
+    assert len(caplog.records) == 1
+
+
+@pytest.mark.parametrize("changes", [
+    {"ortho_context.tab": None}, {"ortho_context.tab": "he\tmany\n"}, {"abbrev_types.txt": ""},
+    {"collocations.tab": "lonely\n"}])
+def test_damaged_tab_folder(tmp_path, monkeypatch, caplog, changes):
+    write_tab(tmp_path, **changes)
+    use(monkeypatch, tmp_path)
+    assert text.split_sentences(PROBE) == OURS
+    assert "punkt_tab" in caplog.text and len(caplog.records) == 1
+
+
+def test_damaged_zip(tmp_path, monkeypatch, caplog):
+    (tmp_path / "tokenizers").mkdir()
+    (tmp_path / "tokenizers" / "punkt_tab.zip").write_bytes(b"half a download")
+    use(monkeypatch, tmp_path)
+    assert text.split_sentences(PROBE) == OURS
+    assert "punkt_tab.zip" in caplog.text and len(caplog.records) == 1
+
+
+# Files.
+
+def write(tmp_path, data, name="some.txt"):
+    file = tmp_path / name
+    file.write_bytes(data)
+    return file
+
+
+@pytest.mark.parametrize("data, lines", [
+    (b"one\ntwo\n", ["one", "two"]),
+    (b"one\ntwo", ["one", "two"]),
+    (b"one\n\n two \n\n", ["one", "", "two", ""]),
+    (b"\n", [""]),
+    (b"\xef\xbb\xbfone\r\ntwo\r\n", ["one", "two"]),
+    ("a\u2028b\nc\x85d\ve\ff\n".encode(), ["a\u2028b", "c\x85d\ve\ff"]),
+    ("\u00a0caf\u00e9\u3000\n".encode(), ["caf\u00e9"]),
+])
+def test_read_lines(tmp_path, caplog, data, lines):
+    assert text.read_lines(write(tmp_path, data)) == lines
+    assert not caplog.records
+
+
+def test_read_lines_unstripped(tmp_path):
+    assert text.read_lines(str(write(tmp_path, b" one \r\ntwo")), strip=False) == [
+        " one \r", "two"]
+
+
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_invalid_utf8_is_replaced_and_reported(tmp_path, caplog, mark):
+    file = write(tmp_path, mark + b"one\ntwo\ncaf\xe9\n\xff\n")
+    assert text.read_lines(file) == ["one", "two", "caf\ufffd", "\ufffd"]
+    assert len(caplog.records) == 1
+    assert str(file) in caplog.text and "line 3" in caplog.text
+
+
+@pytest.mark.parametrize("read", [text.read_lines, text.read_captions, text.load_vocabulary])
+def test_unreadable_files(tmp_path, read):
+    with pytest.raises(StorytellerError, match="missing.txt cannot be read .*no such file"):
+        read(tmp_path / "missing.txt")
+    with pytest.raises(StorytellerError, match="is a folder"):
+        read(tmp_path)
+    with pytest.raises(StorytellerError, match="some.txt is empty"):
+        read(write(tmp_path, b""))
+
+
+def test_read_captions(tmp_path, caplog):
+    file = write(tmp_path, b"\xef\xbb\xbf a dog \r\n\r\n  \na cat\n")
+    assert text.read_captions(file) == ["a dog", "a cat"]
+    assert "2 of 4" in caplog.text and str(file) in caplog.text
+
+
+def test_read_captions_golden(caplog):
+    captions = text.read_captions(GOLDENS / "story" / "captions.txt")
+    assert len(captions) == len(set(captions)) == 120
+    assert all(c == c.strip() for c in captions) and not caplog.records
+
+
+@pytest.mark.parametrize("data, message", [
+    (b"\n \n\t\n", "only blank lines"),
+    (b"\xef\xbb\xbf\n", "only blank lines"),
+    (b"PK\x03\x04\0\0\n", "not a text file"),
+    ("a dog\n".encode("utf-16"), "not a text file"),
+])
+def test_no_captions(tmp_path, data, message):
+    with pytest.raises(StorytellerError, match="some.txt.*" + message):
+        text.read_captions(write(tmp_path, data))
+
+
+# Vocabulary.
+
+def test_vocabulary_golden():
+    words, n_rows = text.load_vocabulary(SKIP / "dictionary.txt")
+    facts = json.loads((SKIP / "facts.json").read_text("utf-8"))
+    assert n_rows == facts["n_table_rows"] == 300
+    assert len(words) == facts["n_distinct_keys"] == 298
+    rows = (SKIP / "dictionary.txt").read_bytes().split(b"\n")[:-1]
+    stripped = [row.decode("utf-8").strip() for row in rows]
+    for word in facts["duplicates_later_row_wins"]:
+        assert stripped.count(word) == 2
+        assert words[word] == max(i for i, w in enumerate(stripped) if w == word)
+    assert any("\u2028" in w for w in words) and any("\x85" in w for w in words)
+    assert any("\v" in w for w in words) and not any("\r" in w for w in words)
+
+
+def test_unknown_words_golden():
+    words, _ = text.load_vocabulary(SKIP / "dictionary.txt")
+    facts = json.loads((SKIP / "facts.json").read_text("utf-8"))
+    for sentence, unknown in zip(lines_of(SKIP / "sentences.txt"),
+                                 facts["unknown_tokens_per_sentence"]):
+        tokens = text.preprocess(sentence).split(" ")
+        assert [t for t in tokens if t not in words] == unknown
+
+
+def test_vocabulary_without_last_newline(tmp_path):
+    assert text.load_vocabulary(write(tmp_path, b"a\n\nUNK")) == ({"a": 0, "": 1, "UNK": 2}, 3)
+
+
+@pytest.mark.parametrize("data", [b"the\nof\n", b"UNK\ncaf\xc3"])
+def test_damaged_vocabulary(tmp_path, data):
+    with pytest.raises(StorytellerError) as info:
+        text.load_vocabulary(write(tmp_path, data))
+    for part in ("some.txt", "damaged", "partial download", "26d8a3e6458500013723b380a4b4b55e"):
+        assert part in str(info.value)
+
+
+def test_word_indices():
+    dictionary = {"<eos>": 0, "UNK": 1, "a": 2, "b": 3, "c": 4}
+    words = ["a", "b", "c", "z", "UNK"]
+    assert text.word_indices(words, dictionary, 4) == [2, 3, 1, 1, 1]
+    assert text.word_indices(words, dictionary, None) == [2, 3, 4, 1, 1]
+    assert text.word_indices(words, dictionary, 4, unk=9) == [2, 3, 9, 9, 1]
+    assert text.word_indices([], dictionary, 4) == []
+
+
+# Batches.
+
+def test_length_buckets():
+    lengths = np.random.default_rng(3).integers(1, 9, 200)
+    batches = text.length_buckets(lengths, 7)
+    assert sorted(np.concatenate(batches)) == list(range(200))
+    assert all(len(set(lengths[b])) == 1 and 1 <= len(b) <= 7 for b in batches)
+    assert all(np.all(np.diff(b) > 0) for b in batches)
+    firsts = [lengths[b[0]] for b in batches]
+    assert firsts == sorted(firsts)
+    assert len(batches) == sum(-(-n // 7) for n in np.bincount(lengths))
+
+
+def test_sorted_batches():
+    lengths = np.random.default_rng(4).integers(1, 9, 50)
+    batches = text.sorted_batches(list(lengths), 8)
+    order = np.concatenate(batches)
+    assert sorted(order) == list(range(50)) and [len(b) for b in batches] == [8] * 6 + [2]
+    assert list(order) == sorted(range(50), key=lambda i: -lengths[i])
+
+
+@pytest.mark.parametrize("make", [text.length_buckets, text.sorted_batches])
+def test_batches_of_nothing_and_of_no_size(make):
+    assert make([], 5) == []
+    assert [b.tolist() for b in make([4], 5)] == [[0]]
+    with pytest.raises(StorytellerError, match="batch_size is 0"):
+        make([1, 2], 0)
+
+
+# Dictionaries.
+
+def test_build_dictionary_golden():
+    golden = json.loads((GOLDENS / "training" / "vocab" / "build_dictionary.json").read_text())
+    words, counts = text.build_dictionary(golden["text"])
+    assert [list(item) for item in words.items()] == [
+        list(item) for item in golden["worddict_in_order"]]
+    assert [list(item) for item in counts.items()] == [
+        list(item) for item in golden["wordcount_in_order_of_first_appearance"]]
+
+
+def test_build_dictionary_ties_go_by_first_appearance():
+    words, counts = text.build_dictionary(iter(["c a", "", "b\tb  a c", "d"]))
+    assert list(words.items()) == [("c", 2), ("a", 3), ("b", 4), ("d", 5)]
+    assert list(counts.items()) == [("c", 2), ("a", 2), ("b", 2), ("d", 1)]
+    assert text.build_dictionary([]) == ({}, {})
+
+
+# Reading again.
+
+@pytest.mark.parametrize("words, wanted", [
+    ("", ""),
+    ("`` i do n't know , '' he said .", '"I don\'t know," he said.'),
+    ("he was here . `` i 'm gon na go ! ''", 'He was here. "I\'m gonna go!"'),
+    ("`` why ? '' he asked . why ? because .", '"Why?" he asked. Why? Because.'),
+    ("it 's $ 5 ( or so ) ; maybe 50 % ...", "It's $5 (or so); maybe 50%..."),
+    ("she can not , she 'd 've said so", "She cannot, she'd've said so"),
+    ("the boys ' toys -- and mr. brown 's", "The boys' toys -- and Mr. Brown's"),
+    ("wait ... and i will , i.e. soon", "Wait... and I will, i.e. soon"),
+    ("élan is all .", "Élan is all."),
+])
+def test_detokenize(words, wanted):
+    assert text.detokenize(words) == wanted
+
+
+def test_detokenize_undoes_preprocess():
+    for sentence in ["I don't think she'd ever seen a dog like that before.",
+                     '"I know you love the ocean," she said.',
+                     "The old farmer's horse (a white one) was standing near the river.",
+                     "He can't believe it's only $3.88 for the pizza!"]:
+        assert text.detokenize(text.preprocess(sentence)) == sentence
+
+
+def test_docstring_examples():
+    import doctest
+
+    result = doctest.testmod(text)
+    assert result.attempted > 5 and result.failed == 0
