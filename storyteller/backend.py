@@ -24,7 +24,8 @@ from __future__ import annotations
 import logging
 import os
 import warnings
-from typing import Any, Callable, Sequence
+from collections.abc import Sequence
+from typing import Any, Callable
 
 import numpy as np
 

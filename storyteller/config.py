@@ -10,8 +10,9 @@ from __future__ import annotations
 import ast
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Mapping, Union
+from typing import Any, Union
 
 from .errors import StorytellerError
 
@@ -23,13 +24,13 @@ _SKIP = "the skip-thoughts project's download"
 
 # Settings whose files are needed: key -> (appended to the path, what it is, where it comes from).
 FILES: dict[str, tuple[tuple[str, str, str], ...]] = {
-    "skmodels": (("/uni_skip.npz", "uni-skip encoder", _SKIP),
-                 ("/uni_skip.npz.pkl", "uni-skip options", _SKIP),
-                 ("/bi_skip.npz", "bi-skip encoder", _SKIP),
-                 ("/bi_skip.npz.pkl", "bi-skip options", _SKIP)),
-    "sktables": (("/dictionary.txt", "skip-thoughts dictionary", _SKIP),
-                 ("/utable.npy", "uni-skip word vectors", _SKIP),
-                 ("/btable.npy", "bi-skip word vectors", _SKIP)),
+    "skmodels": (("/uni_skip.npz", "uni_skip.npz, the uni-skip encoder", _SKIP),
+                 ("/uni_skip.npz.pkl", "uni_skip.npz.pkl, its options", _SKIP),
+                 ("/bi_skip.npz", "bi_skip.npz, the bi-skip encoder", _SKIP),
+                 ("/bi_skip.npz.pkl", "bi_skip.npz.pkl, its options", _SKIP)),
+    "sktables": (("/dictionary.txt", "dictionary.txt, the skip-thoughts dictionary", _SKIP),
+                 ("/utable.npy", "utable.npy, the uni-skip word vectors", _SKIP),
+                 ("/btable.npy", "btable.npy, the bi-skip word vectors", _SKIP)),
     "decmodel": (("", "decoder, e.g. romance.npz", _ZIP), (".pkl", "decoder options", _ZIP)),
     "dictionary": (("", "decoder dictionary, e.g. romance_dictionary.pkl", _ZIP),),
     "vsemodel": (("", "joint embedding, e.g. coco_embedding.npz", _ZIP),

@@ -121,22 +121,32 @@ def load_model(path_to_model: str | os.PathLike, path_to_dictionary: str | os.Pa
     """
     path_to_options = f"{os.fspath(path_to_model)}.pkl"
     options = formats.load_options(path_to_options)
-    size = {name: formats.int_option(options, name, path_to_options)
-            for name in ("dimctx", "dim_word", "dim", "n_words")}
-    if options.get("decoder", "gru") != "gru":
-        raise StorytellerError(f"{path_to_options}: option 'decoder' is {options['decoder']!r}: "
-                               "only 'gru' decoders are known")
-    shapes = {"Wemb": (size["n_words"], size["dim_word"]),
-              **dense_shapes("ff_state", size["dimctx"], size["dim"]),
-              **gru_shapes("decoder", size["dim_word"], size["dim"])}
-    n_top = size["dim"]
-    if options.get("doutput", True):
-        n_top = size["dim_word"]
-        shapes.update(dense_shapes("ff_hid", size["dim"], n_top))
-    shapes.update(dense_shapes("ff_logit", n_top, size["n_words"]))
+    shapes = parameter_shapes(options, path_to_options)
     params = formats.load_arrays(path_to_model, list(shapes), shapes)
-    vocabulary = _vocabulary(path_to_dictionary, size["n_words"])
-    return Decoder(options, params, vocabulary, device)
+    return Decoder(options, params, _vocabulary(path_to_dictionary, len(params["Wemb"])), device)
+
+
+def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]:
+    """Names and shapes of the parameters that a decoder's options call for.
+
+    Raises
+    ------
+    StorytellerError
+        If the options (of the file ``path``) are not a decoder's.
+    """
+    dimctx, dim_word, dim, n_words = (formats.int_option(options, name, path)
+                                      for name in ("dimctx", "dim_word", "dim", "n_words"))
+    if options.get("decoder", "gru") != "gru":
+        raise StorytellerError(f"{os.fspath(path)}: option 'decoder' is {options['decoder']!r}: "
+                               "only 'gru' decoders are known")
+    shapes = {"Wemb": (n_words, dim_word), **dense_shapes("ff_state", dimctx, dim),
+              **gru_shapes("decoder", dim_word, dim)}
+    n_top = dim
+    if options.get("doutput", True):
+        n_top = dim_word
+        shapes.update(dense_shapes("ff_hid", dim, n_top))
+    shapes.update(dense_shapes("ff_logit", n_top, n_words))
+    return shapes
 
 
 def _vocabulary(path: str | os.PathLike, n_words: int) -> list[str]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import IO, Callable, Sequence
+from collections.abc import Sequence
+from typing import IO, Callable
 
 import numpy as np
 
@@ -108,20 +109,29 @@ def load_model(path_to_model: str | os.PathLike, device: str = "cpu") -> JointEm
     path = os.fspath(path_to_model)
     options = formats.load_options(f"{path}.pkl")
     worddict = formats.load_dictionary(f"{path}.dictionary.pkl")
-    size = {name: formats.int_option(options, name, f"{path}.pkl")
-            for name in ("dim", "dim_word", "dim_image", "n_words")}
-    encoder = options.get("encoder", "gru")
-    shapes = dense_shapes("ff_image", size["dim_image"], size["dim"])
-    if encoder == "gru":
-        shapes["Wemb"] = (size["n_words"], size["dim_word"])
-        shapes.update(gru_shapes("encoder", size["dim_word"], size["dim"]))
-    elif encoder == "bow":
-        shapes["Wemb"] = (size["n_words"], size["dim"])
-    else:
-        raise StorytellerError(f"{path}.pkl: option 'encoder' is {encoder!r}: expected 'gru' or 'bow'")
+    shapes = parameter_shapes(options, f"{path}.pkl")
     params = formats.load_arrays(path, list(shapes), shapes)
     return JointEmbedding(options, params, worddict,
                           (path, f"{path}.pkl", f"{path}.dictionary.pkl"), device)
+
+
+def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]:
+    """Names and shapes of the parameters that a joint embedding's options call for.
+
+    Raises
+    ------
+    StorytellerError
+        If the options (of the file ``path``) are not a joint embedding's.
+    """
+    dim, dim_word, dim_image, n_words = (formats.int_option(options, name, path)
+                                         for name in ("dim", "dim_word", "dim_image", "n_words"))
+    encoder = options.get("encoder", "gru")
+    shapes = dense_shapes("ff_image", dim_image, dim)
+    if encoder == "gru":
+        return {**shapes, "Wemb": (n_words, dim_word), **gru_shapes("encoder", dim_word, dim)}
+    if encoder == "bow":
+        return {**shapes, "Wemb": (n_words, dim)}
+    raise StorytellerError(f"{os.fspath(path)}: option 'encoder' is {encoder!r}: expected 'gru' or 'bow'")
 
 
 def encode_sentences(model: JointEmbedding, X: Sequence[str], verbose: bool = False,

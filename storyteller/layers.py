@@ -5,7 +5,8 @@ the names of the model archives.
 """
 from __future__ import annotations
 
-from typing import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Callable
 
 import numpy as np
 

@@ -9,8 +9,9 @@ Words are indices: 0 ends a passage, 1 is the unknown word.
 """
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable, Iterator
+from typing import Callable
 
 import numpy as np
 

@@ -10,7 +10,8 @@ forward and a backward encoder ("bi"): 2400 + 2 x 1200 numbers in the published 
 from __future__ import annotations
 
 import os
-from typing import IO, Sequence
+from collections.abc import Sequence
+from typing import IO
 
 import numpy as np
 
@@ -91,22 +92,37 @@ def load_model(path_to_models: str | os.PathLike, path_to_tables: str | os.PathL
     """
     models = os.fspath(path_to_models)
     tables = models if path_to_tables is None else os.fspath(path_to_tables)
-    uni, uni_in = _load_encoder(os.path.join(models, "uni_skip.npz"), ("encoder",))
-    bi, bi_in = _load_encoder(os.path.join(models, "bi_skip.npz"), ("encoder", "encoder_r"))
+    uni, bi = (_load_encoder(models, name) for name in ENCODERS)
     dictionary = os.path.join(tables, "dictionary.txt")
     words, n_rows = load_vocabulary(dictionary)
-    utable, btable = (_load_table(os.path.join(tables, name), n_rows, dim, dictionary, verbose)
-                      for name, dim in (("utable.npy", uni_in), ("btable.npy", bi_in)))
+    utable, btable = (_load_table(os.path.join(tables, name), n_rows, len(params["encoder_W"]), dictionary,
+                                  verbose) for name, params in (("utable.npy", uni), ("btable.npy", bi)))
     return SkipThoughts(words, utable, btable, uni, bi, device)
 
 
-def _load_encoder(path: str, prefixes: Sequence[str]) -> tuple[dict[str, np.ndarray], int]:
-    options = formats.load_options(f"{path}.pkl")
-    dim_word, dim = (formats.int_option(options, name, f"{path}.pkl") for name in ("dim_word", "dim"))
-    shapes = {}
+ENCODERS = {"uni_skip.npz": ("encoder",), "bi_skip.npz": ("encoder", "encoder_r")}
+
+
+def parameter_shapes(options: dict, path: str | os.PathLike,
+                     prefixes: Sequence[str]) -> dict[str, tuple]:
+    """Names and shapes of the parameters that an encoder's options call for.
+
+    Raises
+    ------
+    StorytellerError
+        If the options (of the file ``path``) are not an encoder's.
+    """
+    dim_word, dim = (formats.int_option(options, name, path) for name in ("dim_word", "dim"))
+    shapes: dict[str, tuple] = {}
     for prefix in prefixes:
         shapes.update(gru_shapes(prefix, dim_word, dim))
-    return formats.load_arrays(path, list(shapes), shapes), dim_word
+    return shapes
+
+
+def _load_encoder(folder: str, name: str) -> dict[str, np.ndarray]:
+    path = os.path.join(folder, name)
+    shapes = parameter_shapes(formats.load_options(f"{path}.pkl"), f"{path}.pkl", ENCODERS[name])
+    return formats.load_arrays(path, list(shapes), shapes)
 
 
 def _load_table(path: str, n_rows: int, dim: int, dictionary: str, verbose: bool) -> np.ndarray:

@@ -6,7 +6,7 @@ book style.  Any set of texts gives a style: the mean of their thought vectors.
 from __future__ import annotations
 
 import os
-from typing import Iterable
+from collections.abc import Iterable
 
 import numpy as np
 

@@ -207,6 +207,7 @@ class TestCaptionCache:
 
     def test_disk_fills_up_on_the_way(self, vse, caption_file, monkeypatch, tmp_path):
         import errno
+
         from storyteller import cache
 
         def full(fd):

@@ -1,0 +1,47 @@
+"""Packaging of storyteller.
+
+The engine depends on the Python: Theano 1.0.5 runs on 3.9 and 3.10 (with numpy before 1.24), its
+continuation PyTensor from 3.11 on.
+"""
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+OLD, NEW = "python_version < '3.11'", "python_version >= '3.11'"
+
+setup(
+    name="storyteller",
+    version="0.1.0",
+    description="Looks at a picture and tells a short story about it in the style of a book",
+    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.9,<3.15",
+    packages=find_packages(include=["storyteller", "storyteller.*"]),
+    package_data={"storyteller": ["data/punkt/*"]},
+    install_requires=[
+        f"Theano==1.0.5; {OLD}",
+        f"Lasagne==0.1; {OLD}",
+        f"numpy>=1.21,<1.24; {OLD}",
+        f"pytensor>=3.0,<4; {NEW}",
+        f"numpy>=2.0; {NEW}",
+        "scipy>=1.7",
+        "nltk>=3.9",
+        "scikit-image>=0.19",
+        "pillow>=9.4",
+        "tqdm>=4.60",
+        "filelock>=3.12",
+        "platformdirs>=3.0",
+    ],
+    extras_require={
+        "keras": ["h5py>=3.7"],
+        "gpu": [f"jax>=0.4.30; {NEW}"],
+        "test": ["pytest>=7", "h5py>=3.7"],
+    },
+    entry_points={"console_scripts": ["storyteller=storyteller.cli:main"]},
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+    ],
+)

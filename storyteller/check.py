@@ -1,0 +1,197 @@
+"""``storyteller check``: is every configured file there, whole, and of the right shape?"""
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from . import config as _config
+from . import decoder, embedding, formats, skipthoughts, style, text
+from .errors import StorytellerError
+from .progress import progress_bar
+
+FOUND, MISSING, DAMAGED, SHAPE = "found", "missing", "damaged", "wrong shape"
+
+# MD5 of the published skip-thoughts files (the project's README).  Models of one's own have
+# the same names and other sums, so a sum says something only about a file that has the size
+# or the dimensions of the published one.
+PUBLISHED = {
+    "dictionary.txt": "26d8a3e6458500013723b380a4b4b55e",
+    "uni_skip.npz": "8eb7c6948001740c3111d71a2fa446c1",
+    "uni_skip.npz.pkl": "e1a0ead377877ff3ea5388bb11cfe8d7",
+    "bi_skip.npz": "9a15429d694a0e035f9ee1efcb1406f3",
+    "bi_skip.npz.pkl": "c9b86840e1dedb05837735d8bf94cee2",
+    "btable.npy": "022b5b15f53a84c785e3153a2c383df6",
+}
+PUBLISHED_ROWS = 930_911
+PUBLISHED_DIMS = {"uni_skip.npz": 2400, "bi_skip.npz": 1200}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What was found out about one file: its status and what to do."""
+
+    file: _config.NeededFile
+    status: str
+    message: str
+
+
+class _Wrong(Exception):
+    """A file that can be read but has the wrong shape."""
+
+
+def check(config: _config.ConfigLike = None, verbose: bool = True) -> list[Finding]:
+    """Look at every configured file.
+
+    Parameters
+    ----------
+    config : path, mapping, Config or None
+        See :func:`storyteller.config.load`.
+    verbose : bool
+        Show progress while large files are read (on a terminal only).
+
+    Returns
+    -------
+    list of Finding
+        One for each file that the settings call for, with status ``'found'``, ``'missing'``,
+        ``'damaged'`` or ``'wrong shape'``.
+    """
+    config = _config.load(config)
+    known: dict[str, Any] = {}  # what one file says about others: dimensions, numbers of rows
+    findings = []
+    # Options stand behind their archives in the list but must be read first.
+    order = sorted(config.needed(), key=lambda file: not (file.path or "").endswith((".pkl", ".txt")))
+    with progress_bar(len(order), "checking", "file", verbose) as bar:
+        for file in order:
+            findings.append(_look(file, known))
+            bar.update()
+    place = {file: i for i, file in enumerate(config.needed())}
+    return sorted(findings, key=lambda finding: place[finding.file])
+
+
+def _look(file: _config.NeededFile, known: dict[str, Any]) -> Finding:
+    if file.path is None:
+        return Finding(file, MISSING, f"{file.what}: not set; set paths[{file.key!r}] in config.py")
+    if not file.found:
+        return Finding(file, MISSING, f"{file.what}: get it from {file.source}")
+    try:
+        said = _CHECKS[file.key](file.path, known)
+    except _Wrong as error:
+        return Finding(file, SHAPE, str(error))
+    except StorytellerError as error:
+        return Finding(file, DAMAGED, f"{error}")
+    return Finding(file, FOUND, said)
+
+
+def _md5(path: str) -> str:
+    digest = hashlib.md5(usedforsecurity=False)
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _published(path: str, looks_published: bool) -> str:
+    """Compare with the published checksum where there is one."""
+    name = os.path.basename(path)
+    if name not in PUBLISHED or not looks_published:
+        return ""
+    if _md5(path) == PUBLISHED[name]:
+        return ", the published file (checksum right)"
+    raise StorytellerError(f"{path}: has the dimensions of the published file but not its checksum (md5 "
+                           f"{PUBLISHED[name]}): download it again, unless it is a model of your own")
+
+
+def _archive(path: str, shapes: dict[str, tuple]) -> None:
+    found = formats.array_names(path)
+    for name, shape in shapes.items():
+        if name in found and tuple(found[name]) != tuple(shape):
+            raise _Wrong(f"{path}: parameter {name!r} has shape {tuple(found[name])}, its options call for "
+                         f"{tuple(shape)}; take archive and options of one model")
+    formats.load_arrays(path, list(shapes), shapes)  # also finds what is missing or damaged
+
+
+def _encoder(path: str, known: dict[str, Any]) -> str:
+    name = os.path.basename(path)
+    options_name = name if name.endswith(".pkl") else f"{name}.pkl"
+    archive = options_name[:-len(".pkl")]
+    if name == options_name:
+        options = formats.load_options(path)
+        shapes = skipthoughts.parameter_shapes(options, path, skipthoughts.ENCODERS[archive])
+        dim_word, dim = shapes["encoder_W"][0], shapes["encoder_U"][0]
+        known[archive] = (shapes, dim_word, dim)
+        return f"dim {dim}, dim_word {dim_word}" + _published(path, dim == PUBLISHED_DIMS[archive])
+    if archive not in known:
+        raise StorytellerError(f"{path}: cannot be checked without its options {path}.pkl; mend those first")
+    shapes, _, dim = known[archive]
+    _archive(path, shapes)
+    return f"dim {dim}" + _published(path, dim == PUBLISHED_DIMS[archive])
+
+
+def _table(path: str, known: dict[str, Any]) -> str:
+    name = os.path.basename(path)
+    if name == "dictionary.txt":
+        words, rows = text.load_vocabulary(path)
+        known["rows"] = rows
+        return f"{len(words):,} words" + _published(path, rows == PUBLISHED_ROWS)
+    pickled = formats.is_object_table(path)
+    shape = formats.table_shape(path) if pickled else formats.load_matrix(path, mmap=True).shape
+    if "rows" in known and shape[0] != known["rows"]:
+        raise _Wrong(f"{path}: holds {shape[0]:,} word vectors, dictionary.txt names {known['rows']:,}; take "
+                     "both from one download")
+    encoder = known.get("uni_skip.npz" if name == "utable.npy" else "bi_skip.npz")
+    if encoder and len(shape) > 1 and shape[1] != encoder[1]:
+        raise _Wrong(f"{path}: word vectors have {shape[1]} numbers, the encoder reads {encoder[1]}; take "
+                     "both from one download")
+    kind = "pickled, will be converted once" if pickled else f"{shape[1]} numbers each"
+    return f"{shape[0]:,} word vectors, {kind}" + _published(path, pickled and shape[0] == PUBLISHED_ROWS)
+
+
+def _model(part: str, shapes_of: Callable[[dict, str], dict[str, tuple]]) -> Callable[[str, dict], str]:
+    def look(path: str, known: dict[str, Any]) -> str:
+        if path.endswith(".dictionary.pkl"):
+            return f"{len(formats.load_dictionary(path)):,} words"
+        if path.endswith(".pkl"):
+            known[part] = shapes_of(formats.load_options(path), path)
+            if part == "decoder":
+                _fits(path, "reads vectors of", known[part]["ff_state_W"][0], known)
+            return f"vocabulary of {known[part]['Wemb'][0]:,}"
+        if part not in known:
+            raise StorytellerError(f"{path}: cannot be checked without its options {path}.pkl; mend those "
+                                   "first")
+        _archive(path, known[part])
+        return f"{len(known[part])} parameters"
+    return look
+
+
+def _fits(path: str, verb: str, dim: int, known: dict[str, Any]) -> None:
+    if all(name in known for name in skipthoughts.ENCODERS):
+        thought = known["uni_skip.npz"][2] + 2 * known["bi_skip.npz"][2]
+        if dim != thought:
+            raise _Wrong(f"{path}: {verb} {dim} numbers, the skip-thoughts models give {thought}; use files "
+                         "that belong together")
+
+
+def _style(path: str, known: dict[str, Any]) -> str:
+    dim = len(style.load(path))
+    _fits(path, "has", dim, known)
+    return f"{dim} numbers"
+
+
+def _convnet(path: str, known: dict[str, Any]) -> str:
+    _, spec = formats.load_vgg19(path)
+    return f"VGG-19 ({spec['source']})"
+
+
+_CHECKS: dict[str, Callable[[str, dict[str, Any]], str]] = {
+    "skmodels": _encoder,
+    "sktables": _table,
+    "decmodel": _model("decoder", decoder.parameter_shapes),
+    "dictionary": lambda path, known: f"{len(formats.load_dictionary(path)):,} words",
+    "vsemodel": _model("joint embedding", embedding.parameter_shapes),
+    "vgg": _convnet,
+    "captions": lambda path, known: f"{len(text.read_captions(path)):,} captions",
+    "negbias": _style,
+    "posbias": _style,
+}

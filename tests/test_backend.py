@@ -1,0 +1,76 @@
+"""Devices of both engines, and GPU code paths through JAX on the CPU where JAX is installed."""
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from storyteller import StorytellerError, backend, decoder, skipthoughts
+from tests.conftest import GOLDENS
+
+
+def test_gpu_is_refused_clearly_where_there_is_none(caplog, monkeypatch):
+    assert backend.choose_device(True) == "cpu"
+    if backend.DIALECT == "pytensor":
+        jax = pytest.importorskip("jax")
+        monkeypatch.setattr(jax, "devices", lambda: [type("Device", (), {"platform": "cpu"})()])
+    assert backend.choose_device(False) == "cpu"
+    assert "FLAG_CPU_MODE" in caplog.text and "GPU" in caplog.text
+
+
+def test_gpu_without_jax(caplog, monkeypatch):
+    if backend.DIALECT == "theano":
+        pytest.skip("Theano does not use JAX")
+    import sys
+    monkeypatch.setitem(sys.modules, "jax", None)
+    assert backend.choose_device(False) == "cpu"
+    assert "storyteller[gpu]" in caplog.text
+    with pytest.raises(StorytellerError, match="JAX"):
+        backend.function([], [], device="gpu")
+
+
+def test_unknown_device():
+    with pytest.raises(StorytellerError, match="tpu"):
+        backend.function([], [], device="tpu")
+
+
+@pytest.fixture
+def jax():
+    if backend.DIALECT == "theano":
+        pytest.skip("Theano does not use JAX")
+    return pytest.importorskip("jax")
+
+
+def test_decoder_through_jax(jax):
+    folder = GOLDENS / "decoder"
+    cpu, gpu = (decoder.load_model(folder / "dec_doutput.npz", folder / "dec_doutput_dictionary.pkl", device)
+                for device in ("cpu", "jax"))
+    for context in np.load(folder / "dec_doutput_contexts.npy"):
+        assert decoder.run_sampler(gpu, context, beam_width=5) == decoder.run_sampler(cpu, context, beam_width=5)
+
+
+def test_sentences_through_jax(jax):
+    folder = GOLDENS / "skipthoughts"
+    model = skipthoughts.load_model(folder, device="jax")
+    sentences = (folder / "sentences.txt").read_text(encoding="utf-8").split("\n")[:-1]
+    golden = np.load(folder / "encoded.npz")["norm1_eos0"]
+    np.testing.assert_allclose(skipthoughts.encode(model, sentences), golden, atol=1e-5)
+
+
+def test_convolution_through_jax(jax):
+    g = np.load(GOLDENS / "vgg" / "single_layers.npz")
+    x = backend.tensor4("x")
+    for pad in (0, 1):
+        y = backend.conv2d(x, backend.shared(g["W"]), pad) + backend.shared(g["b"]).dimshuffle("x", 0, "x", "x")
+        ours = backend.function([x], [y], "jax")(g["input"])[0]
+        np.testing.assert_allclose(ours, g[f"linear_pad{pad}"], atol=1e-4)
+    for size in ("7x5", "8x8"):
+        ours = backend.function([x], [backend.max_pool2d(x)], "jax")(g[f"maxpool_in_{size}"])[0]
+        np.testing.assert_array_equal(ours, g[f"maxpool_out_{size}"])
+
+
+def test_features_through_jax(jax, vgg_weights):
+    from storyteller import vgg
+    im = np.load(GOLDENS / "images" / "im_float32.npz")["01_landscape"]
+    golden = np.load(GOLDENS / "vgg" / "features.npz")["fc7_01_landscape"]
+    net = vgg.ConvNet(vgg_weights, {"scale": np.ones(3), "shift": np.zeros(3)}, device="jax")
+    np.testing.assert_allclose(vgg.compute_features(net, im)[0], golden, atol=1e-4 * golden.max())
