@@ -219,13 +219,22 @@ def conv2d(x: Variable, w: Variable, pad: int = 0) -> Variable:
 
     x (n, c, h, w), w (o, c, kh, kw), both float32 -> (n, o, h', w').
     """
+    if _theano_on_gpu():
+        return _T.nnet.conv2d(x, w, border_mode=pad, filter_flip=False)
     return _Conv2d(pad)(x, w)
 
 
 def max_pool2d(x: Variable) -> Variable:
     """2x2 max pooling with stride 2, incomplete windows dropped: (n, c, h, w) ->
     (n, c, h // 2, w // 2)."""
+    if _theano_on_gpu():
+        return _T.signal.pool.pool_2d(x, (2, 2), ignore_border=True)
     return _MaxPool2d()(x)
+
+
+def _theano_on_gpu() -> bool:
+    """Whether Theano was started on a GPU, where its own operations are the fast ones."""
+    return DIALECT == "theano" and _engine.config.device.startswith(("cuda", "gpu", "opencl"))
 
 
 def _register_jax() -> None:
@@ -287,8 +296,7 @@ def choose_device(cpu_mode: bool = True) -> str:
     if cpu_mode:
         return "cpu"
     if DIALECT == "theano":
-        device = getattr(_engine.config, "device", "cpu")
-        if device.startswith(("cuda", "gpu", "opencl")):
+        if _theano_on_gpu():
             return "gpu"
         reason = ("Theano was started without a GPU: set THEANO_FLAGS=device=cuda,floatX=float32 "
                   "before Python starts (libgpuarray is needed)")

@@ -33,6 +33,19 @@ def test_unknown_device():
         backend.function([], [], device="tpu")
 
 
+def test_theanos_own_operations(monkeypatch):
+    """On a GPU Theano's own operations are used.  They do not run here, without a C++ compiler, so only
+    the graph is checked."""
+    if backend.DIALECT == "pytensor":
+        pytest.skip("PyTensor has none")
+    monkeypatch.setattr(backend, "_theano_on_gpu", lambda: True)
+    g = np.load(GOLDENS / "vgg" / "single_layers.npz")
+    x = backend.tensor4("x")
+    convolution = backend.conv2d(x, backend.shared(g["W"]), 1).owner.op
+    assert not convolution.filter_flip and convolution.border_mode in (1, (1, 1), ((1, 1), (1, 1)))
+    assert backend.max_pool2d(x).owner.op.ignore_border
+
+
 @pytest.fixture
 def jax():
     if backend.DIALECT == "theano":

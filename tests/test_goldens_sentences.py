@@ -189,6 +189,16 @@ class TestCaptionCache:
         monkeypatch.undo()
         np.testing.assert_allclose(vectors, embedding.encode_sentences(vse, captions), atol=1e-6)
 
+    def test_two_at_once(self, vse, caption_file, counted):
+        """One makes the array, the other waits for it."""
+        from concurrent.futures import ThreadPoolExecutor
+        captions = text.read_captions(caption_file)
+        with ThreadPoolExecutor(4) as pool:
+            made = list(pool.map(lambda _: embedding.embed_captions(vse, captions, caption_file), range(4)))
+        assert counted == [len(captions)]
+        for vectors in made:
+            np.testing.assert_array_equal(vectors, made[0])
+
     def test_cache_that_cannot_be_written(self, vse, caption_file, monkeypatch, tmp_path, caplog):
         (tmp_path / "file").write_text("not a folder")
         monkeypatch.setenv("STORYTELLER_CACHE", str(tmp_path / "file" / "cache"))
