@@ -16,6 +16,7 @@ from typing import IO, Callable
 import numpy as np
 
 from . import formats
+from .errors import StorytellerError
 
 _log = logging.getLogger(__name__)
 
@@ -139,13 +140,35 @@ def _make(target: Path, shape: tuple[int, int], write: Writer, resumable: bool, 
             start = max(0, have - header) // (shape[1] * 4) if resumable and shape[1] else 0
             file.seek(header + start * shape[1] * 4)
             file.truncate()
-            write(file, start)
+            watched = _WatchedFile(file)
+            try:
+                write(watched, start)
+            except StorytellerError as error:
+                raise watched.error or error from error
             file.flush()
             os.fsync(file.fileno())
     except OSError:
         part.unlink(missing_ok=True)
         raise
+    except BaseException:  # interrupted, or what it is made from is damaged
+        if not resumable:
+            part.unlink(missing_ok=True)
+        raise
     os.replace(part, target)
+
+
+class _WatchedFile:
+    """Remembers that writing failed: readers of damaged files take every error for the file's."""
+
+    def __init__(self, file: IO[bytes]):
+        self._file, self.error = file, None
+
+    def write(self, data) -> int:
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
 
 class _ArrayFile:

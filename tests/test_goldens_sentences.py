@@ -76,6 +76,35 @@ def test_object_tables(tmp_path, monkeypatch, stv, sentences, encoded):
                                   skipthoughts.encode(stv, sentences))
 
 
+def test_disk_fills_up_while_tables_are_converted(tmp_path, monkeypatch, sentences, encoded, caplog):
+    import errno
+
+    from storyteller import cache
+    monkeypatch.setenv("STORYTELLER_CACHE", str(tmp_path / "cache"))
+
+    def full(self, data):
+        self.error = OSError(errno.ENOSPC, "No space left on device")
+        raise self.error
+    monkeypatch.setattr(cache._WatchedFile, "write", full)
+    shutil.copy(SKIP / "dictionary.txt", tmp_path)
+    for name in ("utable.npy", "btable.npy"):
+        shutil.copy(OBJECTS / name, tmp_path)
+    model = skipthoughts.load_model(SKIP, tmp_path)
+    np.testing.assert_allclose(skipthoughts.encode(model, sentences), encoded["norm1_eos0"], atol=1e-5)
+    assert "No space left" in caplog.text
+    assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix != ".lock"]
+
+
+def test_damaged_object_table(tmp_path, monkeypatch):
+    monkeypatch.setenv("STORYTELLER_CACHE", str(tmp_path / "cache"))
+    for source in (SKIP / "dictionary.txt", OBJECTS / "btable.npy"):
+        shutil.copy(source, tmp_path)
+    (tmp_path / "utable.npy").write_bytes((OBJECTS / "utable.npy").read_bytes()[:9000])
+    with pytest.raises(StorytellerError, match="utable.npy"):
+        skipthoughts.load_model(SKIP, tmp_path)
+    assert not list((tmp_path / "cache").glob("*.part"))
+
+
 def test_unknown_words(stv):
     facts = read_json(SKIP / "facts.json")
     assert len(stv.words) == facts["n_distinct_keys"] and len(stv.utable) == facts["n_table_rows"]
