@@ -1,4 +1,4 @@
-"""Your settings.  All of them are optional; the compact models are used for what is not named.
+"""Your settings.  To tell stories all paths are needed; to use one part alone, only its own.
 
 storyteller reads this file when it is started in this folder; another one is named by the
 environment variable STORYTELLER_CONFIG or by generate.load_all(config='FILE').  Relative paths
