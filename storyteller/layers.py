@@ -81,6 +81,75 @@ def gru_step(projected, h, U, dim: int):
     return update * h + (np.float32(1) - update) * candidate
 
 
+def gru(table, words, mask, p: Mapping, prefix: str, h0=None):
+    """A gated recurrent unit over whole sequences of words, for training; the step is :func:`gru_step`'s.
+
+    Parameters
+    ----------
+    table : variable (n_words, n_in)
+        Word vectors.
+    words : variable (T n,) int64
+        Rows of the table (negative: zeros), those of all n examples at step 0 first.
+    mask : variable (T, n)
+        Where it is 0 an example keeps its state.
+    p : mapping of str to variables
+        Holds the six parameters of :func:`gru_shapes`.
+    prefix : str
+        Of the parameters' names.
+    h0 : variable (n, dim), optional
+        The states before the first step; zeros by default.
+
+    Returns
+    -------
+    variable (T, n, dim)
+        The state after every step.
+    """
+    from . import backend
+    W, U, b = (backend.join([p[f"{prefix}_{name}"], p[f"{prefix}_{name}x"]], axis)
+               for name, axis in (("W", 1), ("U", 1), ("b", 0)))
+    if h0 is None:
+        h0 = backend.zero_states(mask, U)
+    projected = backend.as_steps(backend.embedded_dense(table, words, W, b), mask)
+    return backend.gru_sequence(projected, mask, h0, U)
+
+
+# -- initial values ------------------------------------------------------------------------------
+
+def init_orthogonal(dim: int, rng: np.random.Generator) -> np.ndarray:
+    """An orthogonal matrix (dim, dim): U of the SVD of a normal one (Saxe et al. 2014, arXiv:1312.6120)."""
+    return np.linalg.svd(rng.standard_normal((dim, dim)))[0].astype(np.float32)
+
+
+def init_matrix(n_in: int, n_out: int, rng: np.random.Generator) -> np.ndarray:
+    """The original's initial values of weights (n_in, n_out): orthogonal where square, else uniform in
+    +-0.1."""
+    if n_in == n_out:
+        return init_orthogonal(n_in, rng)
+    return rng.uniform(-0.1, 0.1, (n_in, n_out)).astype(np.float32)
+
+
+def init_xavier(n_in: int, n_out: int, rng: np.random.Generator) -> np.ndarray:
+    """Uniform in +-sqrt(6 / (n_in + n_out)) (Glorot & Bengio 2010, section 4.2.1): (n_in, n_out)."""
+    bound = np.sqrt(6 / (n_in + n_out))
+    return rng.uniform(-bound, bound, (n_in, n_out)).astype(np.float32)
+
+
+def init_dense(prefix: str, n_in: int, n_out: int, rng: np.random.Generator,
+               weights: Callable = init_matrix) -> dict[str, np.ndarray]:
+    """A dense layer's initial values, see :func:`dense_shapes`: the biases are zero."""
+    return {f"{prefix}_W": weights(n_in, n_out, rng), f"{prefix}_b": np.zeros(n_out, np.float32)}
+
+
+def init_gru(prefix: str, n_in: int, dim: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """A GRU layer's initial values, see :func:`gru_shapes`: each gate's matrix on its own, zero biases."""
+    return {f"{prefix}_W": np.concatenate([init_matrix(n_in, dim, rng) for _ in range(2)], axis=1),
+            f"{prefix}_b": np.zeros(2 * dim, np.float32),
+            f"{prefix}_U": np.concatenate([init_orthogonal(dim, rng) for _ in range(2)], axis=1),
+            f"{prefix}_Wx": init_matrix(n_in, dim, rng),
+            f"{prefix}_Ux": init_orthogonal(dim, rng),
+            f"{prefix}_bx": np.zeros(dim, np.float32)}
+
+
 class GRUEncoder:
     """Reads sequences of vectors and gives the last hidden state of each.
 

@@ -2,8 +2,8 @@
 from __future__ import annotations
 
 
-def progress_bar(total: int, description: str, unit: str, verbose: bool = True, initial: int = 0):
-    """A bar over ``total`` steps, as a context manager with ``update(n)``.
+def progress_bar(total: int | None, description: str, unit: str, verbose: bool = True, initial: int = 0):
+    """A bar over ``total`` steps (None: not known), as a context manager with ``update(n)``.
 
     Silent unless ``verbose`` and standard error is a terminal.
     """

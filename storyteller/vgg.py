@@ -222,8 +222,8 @@ class ConvNet:
         self._input = be.tensor4("im")
         self._scale = np.asarray(spec["scale"], np.float32)[:, None, None]
         self._shift = np.asarray(spec["shift"], np.float32)[:, None, None]
-        build = _lasagne_layers if be.DIALECT == "theano" else _plain_layers
-        self.layers = build(self._input, params)
+        self.layers = (_lasagne_layers(self._input, params) if be.DIALECT == "theano"
+                       else _plain_layers(self._input, params, device))
         self._functions: dict[str, Any] = {}
 
     def compute(self, im: np.ndarray, layer: str = "fc7") -> np.ndarray:
@@ -239,14 +239,14 @@ class ConvNet:
         return self._functions[layer](im)[0]
 
 
-def _plain_layers(x, params: list[np.ndarray]) -> dict:
+def _plain_layers(x, params: list[np.ndarray], device: str) -> dict:
     """The network from the backend's own convolution and pooling."""
     from . import backend as be
     layers, weights = {}, iter(params)
     for block, (_, convolutions) in enumerate(BLOCKS, 1):
         for i in range(1, convolutions + 1):
-            W, b = be.shared(next(weights)), be.shared(next(weights))
-            x = be.relu(be.conv2d(x, W, pad=1) + b.dimshuffle("x", 0, "x", "x"))
+            W, b = next(weights), be.shared(next(weights))
+            x = be.relu(be.fixed_conv2d(x, W, device) + b.dimshuffle("x", 0, "x", "x"))
             layers[f"conv{block}_{i}"] = x
         x = layers[f"pool{block}"] = be.max_pool2d(x)
     x = x.reshape((x.shape[0], -1))

@@ -38,7 +38,7 @@ def test_theanos_own_operations(monkeypatch):
     the graph is checked."""
     if backend.DIALECT == "pytensor":
         pytest.skip("PyTensor has none")
-    monkeypatch.setattr(backend, "_theano_on_gpu", lambda: True)
+    monkeypatch.setattr(backend.operations, "theano_on_gpu", lambda: True)
     g = np.load(GOLDENS / "vgg" / "single_layers.npz")
     x = backend.tensor4("x")
     convolution = backend.conv2d(x, backend.shared(g["W"]), 1).owner.op

@@ -57,6 +57,18 @@ def test_convolution(pad):
     assert np.abs(linear - g[f"WRONG_true_convolution_pad{pad}"]).max() > 1
 
 
+def test_winograds_form():
+    """The form for many channels gives what the plain one gives."""
+    from storyteller.backend import kernels
+    rng = np.random.default_rng(0)
+    for n, c, o, h, w in ((1, 5, 3, 8, 6), (2, 64, 32, 14, 14)):
+        x = rng.standard_normal((n, c, h, w)).astype(np.float32)
+        filters = rng.standard_normal((o, c, 3, 3)).astype(np.float32)
+        plain = kernels.conv2d(x, filters, 1)
+        fast = kernels.winograd_conv2d(x, kernels.winograd_filters(filters))
+        np.testing.assert_allclose(fast, plain, atol=1e-5 * np.abs(plain).max())
+
+
 @pytest.mark.parametrize("size", ["7x5", "8x8"])
 def test_pooling(size):
     g = np.load(VGG / "single_layers.npz")

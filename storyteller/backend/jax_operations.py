@@ -1,0 +1,197 @@
+"""The operations for PyTensor's JAX mode, the road to GPUs."""
+from __future__ import annotations
+
+import numpy as np
+
+from . import operations
+
+
+def register() -> None:
+    """Teach PyTensor's JAX linker the operations above."""
+    import jax
+    import jax.numpy as jnp
+    from pytensor.link.jax.dispatch import jax_funcify
+
+    @jax_funcify.register(operations._Conv2d)
+    def _(op, **kwargs):
+        def conv(x, w):
+            return jax.lax.conv_general_dilated(
+                x, w, (1, 1), [(op.pad, op.pad)] * 2, dimension_numbers=("NCHW", "OIHW", "NCHW"))
+        return conv
+
+    @jax_funcify.register(operations._MaxPool2d)
+    def _(op, **kwargs):
+        def pool(x):
+            return jax.lax.reduce_window(
+                x, -np.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
+        return pool
+
+    def gru_parts(h, step, U):
+        x, m = step
+        d = h.shape[1]
+        recurrent = h @ U
+        gates = 0.5 * jnp.tanh(0.5 * (x[:, :2 * d] + recurrent[:, :2 * d])) + 0.5
+        r, u = gates[:, :d], gates[:, d:]
+        share = recurrent[:, 2 * d:]
+        candidate = jnp.tanh(r * share + x[:, 2 * d:])
+        new = m[:, None] * (u * h + (1 - u) * candidate) + (1 - m[:, None]) * h
+        return new, (new, jnp.concatenate([gates, candidate, share], axis=1))
+
+    @jax_funcify.register(operations._GRUSequence)
+    def _(op, **kwargs):
+        def gru(projected, mask, h0, U):
+            return jax.lax.scan(lambda h, step: gru_parts(h, step, U), h0, (projected, mask))[1]
+        return gru
+
+    @jax_funcify.register(operations._GRUSequenceGradient)
+    def _(op, **kwargs):
+        def gradient(mask, h0, U, states, kept, g):
+            def back(dh, step):
+                m, h, saved, gradient = step
+                r, u, candidate, share = jnp.split(saved, 4, axis=1)
+                dh, m = dh + gradient, m[:, None]
+                new = dh * m
+                d_candidate = new * (1 - u) * (1 - candidate * candidate)
+                d_u = new * (h - candidate) * u * (1 - u)
+                d_r = d_candidate * share * r * (1 - r)
+                d_recurrent = jnp.concatenate([d_r, d_u, d_candidate * r], axis=1)
+                return (dh * (1 - m) + new * u + d_recurrent @ U.T,
+                        (jnp.concatenate([d_r, d_u, d_candidate], axis=1), d_recurrent))
+
+            before = jnp.concatenate([h0[None], states[:-1]])
+            d_h0, (d_projected, d_recurrent) = jax.lax.scan(
+                back, jnp.zeros_like(h0), (mask, before, kept, g), reverse=True)
+            return d_projected, d_h0, jnp.einsum("tni,tnj->ij", before, d_recurrent)
+        return gradient
+
+    @jax_funcify.register(operations._Join)
+    def _(op, **kwargs):
+        return lambda *arrays: jnp.concatenate(arrays, axis=op.axis)
+
+    @jax_funcify.register(operations._Split)
+    def _(op, **kwargs):
+        def split(*inputs):
+            ends = np.cumsum([x.shape[op.axis] for x in inputs[:-2]])
+            parts = jnp.split(inputs[-1], [int(end) for end in ends], axis=op.axis)
+            return tuple(parts) if op.count > 1 else parts[0]
+        return split
+
+    @jax_funcify.register(operations._Rows)
+    def _(op, **kwargs):
+        return lambda x: x.reshape(-1, x.shape[2])
+
+    @jax_funcify.register(operations._Steps)
+    def _(op, **kwargs):
+        return lambda x, like: x.reshape(*like.shape[:2], -1)
+
+    @jax_funcify.register(operations._Last)
+    def _(op, **kwargs):
+        return lambda x: x[-1]
+
+    @jax_funcify.register(operations._LastGradient)
+    def _(op, **kwargs):
+        return lambda x, g: jnp.zeros_like(x).at[-1].set(g)
+
+    @jax_funcify.register(operations._ZeroStates)
+    def _(op, **kwargs):
+        return lambda mask, U: jnp.zeros((mask.shape[1], U.shape[0]), U.dtype)
+
+    @jax_funcify.register(operations._WordsBefore)
+    def _(op, **kwargs):
+        return lambda words: jnp.concatenate([jnp.full_like(words[:1], -1), words[:-1]]).reshape(-1)
+
+    @jax_funcify.register(operations._RankingLoss)
+    def _(op, **kwargs):
+        def loss(images, sentences):
+            scores = images @ sentences.T
+            own = jnp.diagonal(scores)
+            both = sum(jnp.maximum(0, np.float32(op.margin) - reference + scores)
+                       for reference in (own[:, None], own[None, :]))
+            return jnp.sum(jnp.where(jnp.eye(len(own), dtype=bool), 0, both))
+
+        def with_gradients(*inputs):
+            value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*inputs)
+            return value, *gradients
+        return with_gradients
+
+    def softmax_costs(logits, targets, weights, epsilon, smoothing):
+        log_p = jax.nn.log_softmax(logits, axis=1)
+        chosen = jnp.take_along_axis(log_p, targets[:, None], axis=1)[:, 0]
+        if epsilon:
+            chosen = jnp.log(jnp.exp(chosen) + np.float32(epsilon))
+        return -jnp.sum(weights * ((1 - smoothing) * chosen + smoothing * log_p.mean(axis=1)))
+
+    @jax_funcify.register(operations._SoftmaxCrossEntropy)
+    def _(op, **kwargs):
+        return jax.value_and_grad(
+            lambda *inputs: softmax_costs(*inputs, op.epsilon, op.smoothing))
+
+    @jax_funcify.register(operations._SoftmaxOutput)
+    def _(op, **kwargs):
+        def cost(x, W, b, *rest):
+            return softmax_costs(x @ W + b, *rest, op.epsilon, op.smoothing)
+
+        def with_gradients(*inputs):
+            value, gradients = jax.value_and_grad(cost, argnums=(0, 1, 2))(*inputs)
+            return value, *gradients
+        return with_gradients if op.gradient else cost
+
+    @jax_funcify.register(operations._Scale)
+    def _(op, **kwargs):
+        def scale(factor, *arrays):
+            scaled = tuple(factor * array for array in arrays)
+            return scaled if len(scaled) > 1 else scaled[0]
+        return scale
+
+    @jax_funcify.register(operations._Embedding)
+    def _(op, **kwargs):
+        def take(table, index):
+            rows = jnp.take(table if op.axis == 0 else table.T, jnp.maximum(index, 0), axis=0)
+            return jnp.where(index[:, None] < 0, 0, rows)
+        return take
+
+    @jax_funcify.register(operations._EmbeddingGradient)
+    def _(op, **kwargs):
+        def scatter(table, index, g):
+            g = jnp.where(index[:, None] < 0, 0, g)
+            out = jnp.zeros((table.shape[op.axis], g.shape[1]), g.dtype)
+            out = out.at[jnp.maximum(index, 0)].add(g)
+            return out if op.axis == 0 else out.T
+        return scatter
+
+    def embedded_dense(table, index, W, b):
+        rows = jnp.take(table, jnp.maximum(index, 0), axis=0)
+        return jnp.where(index[:, None] < 0, 0, rows) @ W + b
+
+    @jax_funcify.register(operations._EmbeddedDense)
+    def _(op, **kwargs):
+        return embedded_dense
+
+    @jax_funcify.register(operations._EmbeddedDenseGradient)
+    def _(op, **kwargs):
+        def gradient(table, index, W, b, g):
+            return jax.vjp(lambda table, W, b: embedded_dense(table, index, W, b), table, W, b)[1](g)
+        return gradient
+
+    @jax_funcify.register(operations._Copies)
+    def _(op, **kwargs):
+        return lambda x: (x,) * op.count
+
+    @jax_funcify.register(operations._Sum)
+    def _(op, **kwargs):
+        return lambda *arrays: sum(arrays)
+
+    @jax_funcify.register(operations._SumOfSquares)
+    def _(op, **kwargs):
+        return lambda *arrays: jnp.sum(jnp.stack([jnp.sum(array * array) for array in arrays]))
+
+    @jax_funcify.register(operations._Adam)
+    def _(op, **kwargs):
+        def step(p, m, v, g, scale, rate, epsilon):
+            # JAX sums in float64, and PyTensor leaves a sum so.
+            g, scale, rate, epsilon = (jnp.asarray(x, p.dtype) for x in (g, scale, rate, epsilon))
+            g = g * scale
+            m = op.b1 * g + (1 - op.b1) * m
+            v = op.b2 * g * g + (1 - op.b2) * v
+            return p - rate * m / (jnp.sqrt(v) + epsilon), m, v
+        return step

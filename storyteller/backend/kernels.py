@@ -1,0 +1,360 @@
+"""What the operations compute on the CPU, in NumPy: no graphs here."""
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+# -- two-dimensional convolution and pooling ---------------------------------------------
+# Theano's own need a C++ compiler to be usable and PyTensor has none with channels, so
+# both dialects share these two operations.
+
+CHUNK_BYTES = 4 << 20  # of the patch matrix at a time: it should stay in the cache
+
+
+def conv2d(x: np.ndarray, w: np.ndarray, pad: int) -> np.ndarray:
+    """Cross-correlation as one matrix product per block of rows (im2col in blocks).
+
+    x (n, c, h, w), w (o, c, kh, kw) -> (n, o, h + 2 pad - kh + 1, w + 2 pad - kw + 1).
+    """
+    n, c, height, width = x.shape
+    o, _, kh, kw = w.shape
+    out_h, out_w = height + 2 * pad - kh + 1, width + 2 * pad - kw + 1
+    flat = np.ascontiguousarray(w).reshape(o, c * kh * kw)
+    padded = np.zeros((c, height + 2 * pad, width + 2 * pad), dtype=x.dtype)
+    out = np.empty((n, o, out_h * out_w), dtype=x.dtype)
+    rows = max(1, min(out_h, CHUNK_BYTES // (c * kh * kw * out_w * x.itemsize)))
+    for image, target in zip(x, out):
+        padded[:, pad:pad + height, pad:pad + width] = image
+        for top in range(0, out_h, rows):
+            count = min(rows, out_h - top)
+            patches = np.empty((c, kh, kw, count, out_w), dtype=x.dtype)
+            for i in range(kh):
+                for j in range(kw):
+                    patches[:, i, j] = padded[:, top + i:top + i + count, j:j + out_w]
+            np.matmul(flat, patches.reshape(c * kh * kw, count * out_w),
+                      out=target[:, top * out_w:(top + count) * out_w])
+    return out.reshape(n, o, out_h, out_w)
+
+
+def winograd_filters(w: np.ndarray) -> np.ndarray:
+    """Filters for :func:`winograd_conv2d`: (o, c, 3, 3) float32 -> (16, o, c) float32."""
+    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+    o, c = w.shape[:2]
+    return np.einsum("ai,ocij,bj->aboc", g, w, g, optimize=True).reshape(16, o, c).astype(np.float32)
+
+
+def winograd_conv2d(x: np.ndarray, filters: np.ndarray) -> np.ndarray:
+    """Cross-correlation with 3x3 filters and padding 1 in the form F(2x2, 3x3).
+
+    Tiles of 2x2 outputs cost 16 products in place of 36 (Winograd; Lavin & Gray 2016,
+    arXiv:1509.09308, section 4.1).  The transforms cost additions for every channel, so it pays
+    where there are many channels on few pixels.
+
+    Parameters
+    ----------
+    x : array (n, c, h, w) float32
+        h and w even.
+    filters : array (16, o, c) float32
+        From :func:`winograd_filters`.
+
+    Returns
+    -------
+    array (n, o, h, w) float32
+    """
+    n, c, height, width = x.shape
+    o, th, tw = filters.shape[1], height // 2, width // 2
+    padded = np.zeros((c, height + 2, width + 2), dtype=np.float32)
+    out = np.empty((n, o, th, 2, tw, 2), dtype=np.float32)
+    rows = np.empty((4, c, th, width + 2), dtype=np.float32)
+    tiles = np.empty((4, 4, c, th, tw), dtype=np.float32)
+    for image, target in zip(x, out):
+        padded[:, 1:-1, 1:-1] = image
+        d0, d1, d2, d3 = padded[:, 0:-2:2], padded[:, 1:-2:2], padded[:, 2::2], padded[:, 3::2]
+        for result, (operation, a, b) in zip(rows, ((np.subtract, d0, d2), (np.add, d1, d2),
+                                                    (np.subtract, d2, d1), (np.subtract, d1, d3))):
+            operation(a, b, out=result)
+        even, odd = np.ascontiguousarray(rows[..., 0::2]), np.ascontiguousarray(rows[..., 1::2])
+        e0, e2, o1, o3 = even[..., :-1], even[..., 1:], odd[..., :-1], odd[..., 1:]
+        for i, (operation, a, b) in enumerate(((np.subtract, e0, e2), (np.add, o1, e2),
+                                               (np.subtract, e2, o1), (np.subtract, o1, o3))):
+            operation(a, b, out=tiles[:, i])
+        m = np.matmul(filters, tiles.reshape(16, c, th * tw)).reshape(4, 4, o, th, tw)
+        upper, lower = m[0] + m[1], m[1] - m[2]
+        upper += m[2]
+        lower -= m[3]
+        for i, s in enumerate((upper, lower)):
+            target[:, :, i, :, 0] = s[0] + s[1] + s[2]
+            target[:, :, i, :, 1] = s[1] - s[2] - s[3]
+    return out.reshape(n, o, height, width)
+
+
+def max_pool2d(x: np.ndarray) -> np.ndarray:
+    """2x2 maxima with stride 2; an odd last row or column is dropped."""
+    h, w = x.shape[2] // 2 * 2, x.shape[3] // 2 * 2
+    rows = np.maximum(x[:, :, 0:h:2, :w], x[:, :, 1:h:2, :w])
+    return np.maximum(rows[..., 0::2], rows[..., 1::2])
+
+
+def _thread_count() -> int:
+    """Threads for elementwise work: what the user granted the BLAS, or all that there are."""
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        given = os.environ.get(variable, "")
+        if given.isdigit() and int(given) > 0:
+            return int(given)
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # not on this system
+        return os.cpu_count() or 1
+
+
+_pool: tuple[int, int, ThreadPoolExecutor] | None = None
+
+
+def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
+    """``[work(0, block), work(block, 2 block), ...]`` up to n; NumPy lets go of the GIL in each.
+
+    The blocks do not depend on the number of threads, so that neither does any result.
+    """
+    global _pool
+    starts = range(0, n, block)
+    threads = min(_thread_count(), len(starts))
+    if threads < 2:
+        return [work(start, min(start + block, n)) for start in starts]
+    if _pool is None or _pool[:2] != (os.getpid(), _thread_count()):  # threads do not survive a fork
+        _pool = os.getpid(), _thread_count(), ThreadPoolExecutor(_thread_count())
+    return list(_pool[2].map(lambda start: work(start, min(start + block, n)), starts))
+
+
+# The recurrent layer.
+
+def _running(mask: np.ndarray) -> np.ndarray:
+    """For each step of mask (T, n) the number of leading rows that hold every unmasked one."""
+    n = mask.shape[1]
+    last = n - np.argmax(mask[:, ::-1] != 0, axis=1)
+    return np.where((mask != 0).any(axis=1), last, 0)
+
+
+def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray,
+                 U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """States (T, n, d), and what the gradient needs (T, n, 4d): reset gate, update gate, candidate,
+    and the candidate's recurrent share before the reset gate."""
+    steps, n, d = len(projected), *h0.shape
+    states = np.empty((steps, n, d), dtype=np.float32)
+    kept = np.empty((steps, n, 4 * d), dtype=np.float32)
+    recurrent, kept_share = (np.empty((n, width), dtype=np.float32) for width in (3 * d, d))
+    half, previous = np.float32(0.5), h0
+    for t, k in enumerate(_running(mask)):
+        h, now, saved = previous[:k], states[t, :k], kept[t, :k]
+        gates, candidate = saved[:, :2 * d], saved[:, 2 * d:3 * d]
+        np.matmul(h, U, out=recurrent[:k])
+        np.add(recurrent[:k, :2 * d], projected[t, :k, :2 * d], out=gates)
+        gates *= half
+        np.tanh(gates, out=gates)
+        gates *= half
+        gates += half
+        saved[:, 3 * d:] = recurrent[:k, 2 * d:]
+        np.multiply(saved[:, :d], recurrent[:k, 2 * d:], out=candidate)
+        candidate += projected[t, :k, 2 * d:]
+        np.tanh(candidate, out=candidate)
+        np.subtract(h, candidate, out=now)      # u h + (1 - u) h~ = u (h - h~) + h~
+        now *= saved[:, d:2 * d]
+        now += candidate
+        m = mask[t, :k, None]
+        if not (m == 1).all():
+            np.multiply(h, 1 - m, out=kept_share[:k])
+            now *= m
+            now += kept_share[:k]
+        states[t, k:] = previous[k:]
+        previous = states[t]
+    return states, kept
+
+
+def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.ndarray, kept: np.ndarray,
+                  g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Gradients of the projected input (T, n, 3d), h0 (n, d) and U (d, 3d)."""
+    steps, n, d = states.shape
+    # Of a step's four parts [r h.Ux's, r's, u's, candidate's] the first three are the gradient of
+    # h . U and the last three that of the input: neither needs a copy.
+    parts = np.empty((steps, n, 4 * d), dtype=np.float32)
+    back = np.ascontiguousarray(np.concatenate([U[:, 2 * d:], U[:, :2 * d]], axis=1).T)
+    dh = np.zeros((n, d), dtype=np.float32)
+    buffer, buffer2 = np.empty((2, n, d), dtype=np.float32)
+    one = np.float32(1)
+    running = _running(mask)
+    for t in range(steps - 1, -1, -1):
+        k = running[t]
+        dh += g[t]
+        parts[t, k:] = 0
+        if not k:
+            continue
+        h = (states[t - 1] if t else h0)[:k]
+        saved, part, work, new, now = kept[t, :k], parts[t, :k], buffer[:k], buffer2[:k], dh[:k]
+        r, u, candidate, share = (saved[:, i * d:(i + 1) * d] for i in range(4))
+        d_share, d_r, d_u, d_candidate = (part[:, i * d:(i + 1) * d] for i in range(4))
+        m = mask[t, :k, None]
+        masked = not (m == 1).all()
+        np.multiply(now, m if masked else one, out=new)
+        if masked:
+            now *= one - m
+        np.multiply(candidate, candidate, out=work)         # d_candidate = new (1 - u) (1 - h~^2)
+        np.subtract(one, work, out=work)
+        work *= new
+        np.subtract(one, u, out=d_u)
+        np.multiply(work, d_u, out=d_candidate)
+        d_u *= u                                            # d_u = new (h - h~) u (1 - u)
+        d_u *= new
+        np.subtract(h, candidate, out=work)
+        d_u *= work
+        np.multiply(d_candidate, r, out=d_share)            # d_share = d_candidate r
+        np.subtract(one, r, out=work)                       # d_r = d_candidate share r (1 - r)
+        work *= share
+        np.multiply(work, d_share, out=d_r)
+        new *= u
+        if masked:
+            now += new
+        else:
+            now[...] = new
+        np.matmul(part[:, :3 * d], back, out=work)
+        now += work
+    before = np.concatenate([h0[None], states[:-1]]).reshape(steps * n, d)
+    d_U = np.matmul(before.T, parts.reshape(steps * n, 4 * d)[:, :3 * d])
+    return parts[..., d:], dh, np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1)
+
+
+# Softmax and its cost.
+
+SOFTMAX_BLOCK = 128 << 10      # numbers of a block of rows: it stays in a core's cache
+LOGITS_BLOCK = 16 << 20        # logits that exist at a time, unless a weight's gradient is larger
+
+
+def softmax_costs(logits: np.ndarray, b: np.ndarray | None, targets: np.ndarray, weights: np.ndarray,
+                   epsilon: float, smoothing: float) -> tuple[np.float64, np.ndarray]:
+    """The cost of a block of rows, and its gradient by b; ``logits`` becomes the gradient by itself."""
+    classes = logits.shape[1]
+
+    def work(start: int, stop: int) -> tuple[np.float64, np.ndarray]:
+        e, target, weight = logits[start:stop], targets[start:stop], weights[start:stop]
+        rows = np.arange(stop - start)
+        if b is not None:
+            e += b
+        e -= e.max(axis=1, keepdims=True)
+        chosen = e[rows, target]
+        mean = e.mean(axis=1) if smoothing else None
+        np.exp(e, out=e)
+        total = e.sum(axis=1)
+        if epsilon:
+            p = np.exp(chosen) / total
+            costs = -np.log(p + np.float32(epsilon))
+            slope = weight * (p / (p + np.float32(epsilon)))
+        else:
+            costs, slope = np.log(total) - np.float32(1 - smoothing) * chosen, weight
+            if smoothing:
+                costs -= np.float32(smoothing) * mean
+        e *= (slope / total)[:, None]
+        if smoothing:
+            e -= (slope * np.float32(smoothing / classes))[:, None]
+        e[rows, target] -= slope * np.float32(1 - smoothing)
+        return np.sum(costs * weight, dtype=np.float64), e.sum(axis=0) if b is not None else 0
+
+    done = in_threads(work, len(logits), max(1, SOFTMAX_BLOCK // classes))
+    cost, d_b = np.float64(0), 0
+    for part, d_part in done:
+        cost, d_b = cost + part, d_b + d_part
+    return cost, d_b
+
+
+def softmax_output(x: np.ndarray, W: np.ndarray, b: np.ndarray, targets: np.ndarray, weights: np.ndarray,
+                    epsilon: float, smoothing: float, gradient: bool) -> list[np.ndarray]:
+    """Cost and, with ``gradient``, the gradients by x, W and b: one block of logits at a time."""
+    (n, d), classes = x.shape, len(b)
+    counted = np.flatnonzero(weights)
+    if len(counted) < n:    # padding: not worth a product
+        x, targets, weights = x[counted], targets[counted], weights[counted]
+    # A block of at least 2d rows makes adding up W's gradient cheap beside the products.
+    block = max(1, LOGITS_BLOCK // classes, 2 * d if gradient else 0)
+    logits = np.empty((min(block, len(x)), classes), dtype=np.float32)
+    cost, d_x, d_W, d_b = np.float64(0), np.empty_like(x), None, np.zeros_like(b)
+    for start in range(0, len(x), block):
+        rows = slice(start, start + block)
+        part = logits[:len(x) - start]
+        np.matmul(x[rows], W, out=part)
+        part_cost, part_d_b = softmax_costs(part, b, targets[rows], weights[rows], epsilon, smoothing)
+        cost += part_cost
+        if gradient:
+            d_b += part_d_b
+            np.matmul(part, W.T, out=d_x[rows])
+            if d_W is None:
+                d_W = np.matmul(x[rows].T, part)
+            else:
+                d_W += np.matmul(x[rows].T, part)
+    result = [np.asarray(cost, dtype=np.float32)]
+    if gradient:
+        if len(counted) < n:
+            d_all = np.zeros((n, d), dtype=np.float32)
+            d_all[counted] = d_x
+            d_x = d_all
+        result += [d_x, np.zeros_like(W) if d_W is None else d_W, d_b]
+    return result
+
+
+# Ranking.
+
+def ranking_loss(images: np.ndarray, sentences: np.ndarray,
+                  margin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Loss, and gradients by images and sentences."""
+    scores = images @ sentences.T
+    own = scores.diagonal().copy()
+    total = np.float64(0)
+    d_scores = np.zeros_like(scores)
+    diagonal = np.arange(len(own))
+    for i, reference in enumerate((own[:, None], own[None, :])):
+        hinge = np.float32(margin) - reference + scores
+        hinge[diagonal, diagonal] = 0
+        violated = hinge > 0
+        total += np.sum(hinge, where=violated, dtype=np.float64)
+        d_scores += violated
+        d_scores[diagonal, diagonal] -= violated.sum(axis=1 - i)
+    return np.asarray(total, dtype=np.float32), d_scores @ sentences, d_scores.T @ images
+
+
+# Tables of vectors.
+
+def take(table: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    found = np.take(table if axis == 0 else table.T, np.maximum(index, 0), axis=0)
+    found[index < 0] = 0
+    return found
+
+
+def groups(index: np.ndarray) -> tuple[np.ndarray, Any]:
+    """The different entries of index (m,) in order, and the sparse matrix (n_different, m) that adds up rows
+    of equal entries.  Its product is ten times faster than np.add.reduceat, and that than np.add.at."""
+    from scipy.sparse import csr_matrix
+    order = np.argsort(index, kind="stable")
+    ordered = index[order]
+    starts = np.flatnonzero(np.concatenate([[len(index) > 0], ordered[1:] != ordered[:-1]]))
+    ones = np.ones(len(index), dtype=np.float32)
+    adding = csr_matrix((ones, order, np.append(starts, len(index))), shape=(len(starts), len(index)))
+    return ordered[starts], adding
+
+
+def place(index: np.ndarray, rows: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Rows (m, d) at different places of zeros (length, d), or as columns of (d, length); none where
+    negative."""
+    d = rows.shape[1]
+    out = np.zeros((length, d) if axis == 0 else (d, length), dtype=np.float32)
+    found = index >= 0
+    (out if axis == 0 else out.T)[index[found]] = rows[found]
+    return out
+
+
+def scatter(index: np.ndarray, g: np.ndarray, length: int, axis: int) -> np.ndarray:
+    """Add up the rows of g (m, d) that share an index, see :func:`place`."""
+    unique, adding = groups(index)
+    return place(unique, adding @ g, length, axis)
+
+
+ADAM_BLOCK = 16 << 10      # numbers: the five arrays of a block stay in a core's cache

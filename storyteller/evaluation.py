@@ -1,0 +1,561 @@
+"""Evaluation: ranking of images and sentences, BLEU, and transfer of sentence vectors.
+
+Ranking is that of Kiros, Salakhutdinov & Zemel (2014, arXiv:1411.2539, section 3.2); transfer is
+that of Kiros et al. ("Skip-Thought Vectors", 2015, section 3): a linear classifier on frozen
+vectors, its regularisation chosen by cross-validation.  For the nearest sentences of a query
+use :func:`storyteller.embedding.nearest`, with vectors of unit norm for the cosine.
+"""
+from __future__ import annotations
+
+import os
+import warnings
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from .errors import StorytellerError
+from .pickles import check_readable, open_file
+
+__all__ = ["bleu", "classify", "i2t", "load_binary", "load_msrp", "load_sick", "load_trec",
+           "pair_features", "relatedness", "t2i"]
+
+PER_IMAGE = 5           # captions of an image, in the data sets of the paper
+_BLOCK = 1 << 24        # scores held at a time
+CS = (1.0, 4.0, 16.0, 64.0, 256.0)
+
+
+# Ranking.
+
+def i2t(images: np.ndarray, captions: np.ndarray, npts: int | None = None,
+        ) -> tuple[float, float, float, float]:
+    """Rank the captions for each image; the best placed of its five counts.
+
+    Parameters
+    ----------
+    images : array (5 n, dim) float32 or float64
+        Joint vectors of images, each repeated for its five captions (one row in five is used).
+    captions : array (5 n, dim)
+        Joint vectors of captions, in the order of the images.
+    npts : int, optional
+        Use only the first so many images as queries; every caption stays a candidate.  By
+        default all: rows // 5.
+
+    Returns
+    -------
+    R@1, R@5, R@10 : float
+        Share of queries whose rank is at most 1, 5, 10, in percent.
+    median : float
+        Median rank, floor(median) + 1 with ranks from 0.
+
+    Raises
+    ------
+    StorytellerError
+        If the shapes do not fit, or there are fewer than five rows or `npts` images.
+    """
+    images, captions, npts = _ranked(images, captions, npts)
+    ranks = np.empty(npts, dtype=np.int64)
+    targets = np.arange(npts * PER_IMAGE).reshape(npts, PER_IMAGE)
+    for first, last in _blocks(npts, len(captions)):
+        scores = images[first * PER_IMAGE:last * PER_IMAGE:PER_IMAGE] @ captions.T
+        ranks[first:last] = np.min([_ranks(scores, targets[first:last, j]) for j in range(PER_IMAGE)], axis=0)
+    return _recalls(ranks)
+
+
+def t2i(images: np.ndarray, captions: np.ndarray, npts: int | None = None,
+        ) -> tuple[float, float, float, float]:
+    """Rank the images for each caption.
+
+    Parameters, returns and errors are as for :func:`i2t`; the queries are the five captions of
+    each of the first `npts` images, the candidates one row in five of all images.
+    """
+    images, captions, npts = _ranked(images, captions, npts)
+    candidates = np.ascontiguousarray(images[::PER_IMAGE])
+    queries = npts * PER_IMAGE
+    ranks = np.empty(queries, dtype=np.int64)
+    targets = np.arange(queries) // PER_IMAGE
+    for first, last in _blocks(queries, len(candidates)):
+        ranks[first:last] = _ranks(captions[first:last] @ candidates.T, targets[first:last])
+    return _recalls(ranks)
+
+
+def _ranked(images: np.ndarray, captions: np.ndarray, npts: int | None) -> tuple[np.ndarray, np.ndarray, int]:
+    images, captions = np.asarray(images), np.asarray(captions)
+    if images.ndim != 2 or images.shape != captions.shape:
+        raise StorytellerError(f"images have shape {images.shape} and captions {captions.shape}: expected one row "
+                               "of images for each caption, of one length (repeat an image for its captions)")
+    if not (np.isfinite(images).all() and np.isfinite(captions).all()):
+        raise StorytellerError("images or captions hold NaN or infinity: expected joint vectors; check the model")
+    most = len(images) // PER_IMAGE
+    npts = most if npts is None else npts
+    if not 1 <= npts <= most:
+        raise StorytellerError(f"npts is {npts} with {len(images)} rows: expected 1 to {most} images of "
+                               f"{PER_IMAGE} captions each")
+    return images, captions, int(npts)
+
+
+def _blocks(queries: int, candidates: int) -> Iterator[tuple[int, int]]:
+    step = max(1, _BLOCK // max(1, candidates))
+    return ((first, min(queries, first + step)) for first in range(0, queries, step))
+
+
+def _ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Rank from 0 of column targets[i] in row i; of equal scores the later column is first."""
+    own = scores[np.arange(len(scores)), targets][:, None]
+    later = np.arange(scores.shape[1]) > targets[:, None]
+    return (scores > own).sum(axis=1) + ((scores == own) & later).sum(axis=1)
+
+
+def _recalls(ranks: np.ndarray) -> tuple[float, float, float, float]:
+    r1, r5, r10 = (100.0 * int((ranks < k).sum()) / len(ranks) for k in (1, 5, 10))
+    return r1, r5, r10, float(np.floor(np.median(ranks)) + 1)
+
+
+# Text.
+
+def bleu(references: Sequence[str] | Sequence[Sequence[str]], hypotheses: Sequence[str],
+         n: int = 4) -> float:
+    """Corpus BLEU (Papineni et al., ACL 2002), not smoothed, by NLTK.
+
+    Parameters
+    ----------
+    references : sequence of str, or of sequences of str
+        One tokenised text (split at white space), or several, for each hypothesis.
+    hypotheses : sequence of str
+        Tokenised texts, such as passages told from their own vectors.
+    n : int
+        Longest n-gram that counts.
+
+    Returns
+    -------
+    float
+        From 0 to 100; 0 where no n-gram is shared.
+
+    Raises
+    ------
+    StorytellerError
+        If there is nothing to compare, or not one reference or more for each hypothesis.
+
+    Examples
+    --------
+    >>> bleu(["she sat by the window ."], ["she sat by the window ."])
+    100.0
+    """
+    for name, value in (("references", references), ("hypotheses", hypotheses)):
+        if isinstance(value, str):
+            raise StorytellerError(f"{name} is one string: expected a list of texts; write [{name}]")
+    if not hypotheses or len(references) != len(hypotheses):
+        raise StorytellerError(f"{len(references)} references for {len(hypotheses)} hypotheses: expected at least "
+                               "one text, and one reference (or list of references) for each")
+    if n < 1:
+        raise StorytellerError(f"n is {n}: expected at least 1")
+    from nltk.translate.bleu_score import corpus_bleu
+
+    several = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
+    if not all(several):
+        raise StorytellerError("references holds an empty list: expected at least one text for each hypothesis")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no n-gram is shared, which the result says, too
+        score = corpus_bleu([[text.split() for text in texts] for texts in several],
+                            [text.split() for text in hypotheses], weights=[1 / n] * n)
+    score = 100 * float(score)
+    return score if score > 1e-9 else 0.0  # NLTK puts the smallest float for a zero
+
+
+# Data sets.
+
+def _rows(path: str | os.PathLike, what: str) -> Iterator[tuple[int, str]]:
+    """Numbered lines without their ends, of UTF-8 or else Latin-1; blank ones are left out."""
+    check_readable(path, what)
+    with open_file(path, what) as file:
+        data = file.read()
+    if b"\0" in data:
+        raise StorytellerError(f"{os.fspath(path)}: is no text file (it holds zero bytes); expected {what}")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("latin-1")
+    found = False
+    for number, line in enumerate(text.split("\n"), start=1):
+        line = line.rstrip("\r")
+        if line.strip():
+            found = True
+            yield number, line
+    if not found:
+        raise StorytellerError(f"{os.fspath(path)}: is blank; expected {what}")
+
+
+def _malformed(path: str | os.PathLike, number: int, line: str, what: str) -> StorytellerError:
+    shown = line if len(line) <= 60 else line[:57] + "..."
+    return StorytellerError(f"{os.fspath(path)}, line {number}: {shown!r} is not {what}; check whether files were "
+                            "swapped, or fetch the file again")
+
+
+def load_trec(path: str | os.PathLike, fine: bool = False) -> tuple[list[str], list[str]]:
+    """Read questions of TREC (Li & Roth, COLING 2002): ``LABEL:sub text`` a line, Latin-1.
+
+    Parameters
+    ----------
+    path : path
+        Such as ``train_5500.label`` or ``TREC_10.label``.
+    fine : bool
+        Labels such as ``NUM:date`` (50) instead of ``NUM`` (6).
+
+    Returns
+    -------
+    texts, labels : lists of str
+
+    Raises
+    ------
+    StorytellerError
+        If the file cannot be read, or a line is malformed.
+    """
+    texts, labels = [], []
+    for number, line in _rows(path, "questions of TREC (LABEL:sub text, one a line)"):
+        label, _, text = line.strip().partition(" ")
+        coarse, colon, sub = label.partition(":")
+        if not (colon and coarse.isupper() and sub and text.strip()):
+            raise _malformed(path, number, line, "a question of TREC (LABEL:sub text)")
+        texts.append(text.strip())
+        labels.append(label if fine else coarse)
+    return texts, labels
+
+
+def load_binary(positive: str | os.PathLike, negative: str | os.PathLike) -> tuple[list[str], np.ndarray]:
+    """Read MR, CR, SUBJ or MPQA: a file of positive and one of negative sentences, one a line.
+
+    For SUBJ the subjective sentences are the positive ones.
+
+    Returns
+    -------
+    texts : list of str
+        Positive ones first.
+    labels : array (n,) int64
+        1 or 0.
+
+    Raises
+    ------
+    StorytellerError
+        If a file cannot be read or is blank.
+    """
+    sides = [[line.strip() for _, line in _rows(path, f"{name} sentences, one a line")]
+             for path, name in ((positive, "positive"), (negative, "negative"))]
+    return sides[0] + sides[1], np.repeat(np.array([1, 0]), [len(side) for side in sides])
+
+
+def load_msrp(path: str | os.PathLike) -> tuple[list[str], list[str], np.ndarray]:
+    """Read paraphrases of the Microsoft Research corpus (Dolan et al., COLING 2004).
+
+    Parameters
+    ----------
+    path : path
+        ``msr_paraphrase_train.txt`` or ``msr_paraphrase_test.txt``: five columns apart by tabs
+        under a header; quotes are plain text.
+
+    Returns
+    -------
+    first, second : lists of str
+    labels : array (n,) int64
+        1 where they are paraphrases, else 0.
+
+    Raises
+    ------
+    StorytellerError
+        If the file cannot be read, or a line is malformed.
+    """
+    what = "a pair of MSRP (Quality, two ids and two sentences, apart by tabs)"
+    rows = _table(path, ("Quality", "#1 ID", "#2 ID", "#1 String", "#2 String"), what)
+    first, second, labels = [], [], []
+    for number, line, (quality, _, _, one, two) in rows:
+        if quality not in ("0", "1") or not (one and two):
+            raise _malformed(path, number, line, what)
+        first.append(one)
+        second.append(two)
+        labels.append(int(quality))
+    return first, second, np.array(labels, dtype=np.int64)
+
+
+def load_sick(path: str | os.PathLike) -> tuple[list[str], list[str], np.ndarray, list[str]]:
+    """Read pairs of SICK (Marelli et al., LREC 2014).
+
+    Parameters
+    ----------
+    path : path
+        ``SICK_train.txt``, ``SICK_trial.txt`` or ``SICK_test_annotated.txt``: five columns
+        apart by tabs under a header.
+
+    Returns
+    -------
+    first, second : lists of str
+    scores : array (n,) float64
+        Relatedness, 1 to 5.
+    labels : list of str
+        ENTAILMENT, NEUTRAL or CONTRADICTION.
+
+    Raises
+    ------
+    StorytellerError
+        If the file cannot be read, or a line is malformed.
+    """
+    what = "a pair of SICK (id, two sentences, a score from 1 to 5 and a judgment, apart by tabs)"
+    header = ("pair_ID", "sentence_A", "sentence_B", "relatedness_score", "entailment_judgment")
+    first, second, scores, labels = [], [], [], []
+    for number, line, (_, one, two, score, label) in _table(path, header, what):
+        try:
+            value = float(score)
+        except ValueError:
+            value = 0.0
+        if not (1 <= value <= 5 and one and two and label in ("ENTAILMENT", "NEUTRAL", "CONTRADICTION")):
+            raise _malformed(path, number, line, what)
+        first.append(one)
+        second.append(two)
+        scores.append(value)
+        labels.append(label)
+    return first, second, np.array(scores, dtype=np.float64), labels
+
+
+def _table(path: str | os.PathLike, header: Sequence[str], what: str,
+           ) -> Iterator[tuple[int, str, list[str]]]:
+    any_row = False
+    for i, (number, line) in enumerate(_rows(path, "a table with a header: " + ", ".join(header))):
+        cells = [cell.strip() for cell in line.split("\t")]
+        if i == 0:
+            if [cell.lower() for cell in cells] != [name.lower() for name in header]:
+                raise _malformed(path, number, line, f"the header {', '.join(header)} (apart by tabs)")
+            continue
+        if len(cells) != len(header):
+            raise _malformed(path, number, line, what)
+        any_row = True
+        yield number, line, cells
+    if not any_row:
+        raise StorytellerError(f"{os.fspath(path)}: has a header and no rows; expected {what} a line, so fetch "
+                               "the file again")
+
+
+# Transfer.
+
+def pair_features(u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """What a classifier of pairs sees: |u - v| beside u * v (Tai et al., ACL 2015).
+
+    Parameters
+    ----------
+    u, v : arrays (n, dim) float32
+        Vectors of the first and of the second sentences.
+
+    Returns
+    -------
+    array (n, 2 dim) float32
+
+    Raises
+    ------
+    StorytellerError
+        If the shapes differ.
+    """
+    u, v = np.asarray(u, dtype=np.float32), np.asarray(v, dtype=np.float32)
+    if u.ndim != 2 or u.shape != v.shape:
+        raise StorytellerError(f"u has shape {u.shape} and v {v.shape}: expected (n, dim) for both")
+    return np.concatenate([np.abs(u - v), u * v], axis=1)
+
+
+def classify(vectors: np.ndarray, labels: Sequence[Any], folds: int = 10, *,
+             test_vectors: np.ndarray | None = None, test_labels: Sequence[Any] | None = None,
+             Cs: Sequence[float] = CS, seed: int = 1234) -> dict[str, Any]:
+    """How well labels can be told from frozen vectors by logistic regression.
+
+    As in the skip-thoughts paper, section 3: with a test set the regularisation is chosen by
+    cross-validation on the training set (TREC, MSRP, SICK); without one the whole is
+    cross-validated, and the choice made within each training part (MR, CR, SUBJ, MPQA).
+
+    Parameters
+    ----------
+    vectors : array (n, dim) float32
+        Sentence vectors, or :func:`pair_features`.
+    labels : sequence of n labels
+    folds : int
+        Of the cross-validation, shuffled and stratified.
+    test_vectors, test_labels : optional
+        A test set.
+    Cs : sequence of float
+        Inverse strengths of regularisation to choose from.
+    seed : int
+        Of the folds.
+
+    Returns
+    -------
+    dict
+        'accuracy' in percent; 'f1' in percent of the larger label, when there are two labels;
+        'C', the choice (for cross-validation a list, one a fold); 'n', how many were judged.
+
+    Raises
+    ------
+    StorytellerError
+        If scikit-learn is not installed, or the data do not suffice.
+    """
+    _need_sklearn()
+    from sklearn.metrics import f1_score
+
+    vectors, labels = _labelled(vectors, labels, "vectors", "labels")
+    counts = Counter(labels.tolist())
+    if len(counts) < 2:
+        raise StorytellerError(f"labels has only {next(iter(counts))!r}: expected at least two different labels")
+    _check_folds(folds, len(labels))
+    rare, count = min(counts.items(), key=lambda item: item[1])
+    if count < 2:
+        raise StorytellerError(f"label {rare!r} occurs once: expected each at least twice, so that it can be both "
+                               "learned and judged")
+    Cs = _strengths(Cs)
+    if (test_vectors is None) != (test_labels is None):
+        raise StorytellerError("one of test_vectors and test_labels is missing: give both or none")
+    if test_vectors is not None and test_labels is not None:
+        test_vectors, truth = _labelled(test_vectors, test_labels, "test_vectors", "test_labels")
+        if test_vectors.shape[1] != vectors.shape[1]:
+            raise StorytellerError(f"test_vectors have {test_vectors.shape[1]} columns and vectors "
+                                   f"{vectors.shape[1]}: expected vectors of one model")
+        model = _fitted(vectors, labels, folds, Cs, seed)
+        predicted, chosen = model.predict(test_vectors), model.best_params_["C"]
+    else:
+        truth, predicted, chosen = labels, np.empty_like(labels), []
+        for train, test in _folds(labels, folds, seed):
+            if len(set(labels[train].tolist())) < 2:
+                raise StorytellerError(f"labels has too few of a kind for {folds} folds: give more data or fewer "
+                                       "folds")
+            model = _fitted(vectors[train], labels[train], min(folds, len(train)), Cs, seed)
+            predicted[test] = model.predict(vectors[test])
+            chosen.append(model.best_params_["C"])
+    result = {"accuracy": 100 * float(np.mean(predicted == truth)), "C": chosen, "n": len(truth)}
+    if len(counts) == 2:
+        result["f1"] = 100 * float(f1_score(truth, predicted, pos_label=max(counts), zero_division=0))
+    return result
+
+
+def relatedness(vectors: np.ndarray, scores: Sequence[float], test_vectors: np.ndarray,
+                test_scores: Sequence[float], folds: int = 10, *, Cs: Sequence[float] = CS,
+                seed: int = 1234) -> dict[str, float]:
+    """How well relatedness from 1 to 5 can be told from pairs, as for SICK in the paper.
+
+    A score is learned as a distribution over the five whole grades (3.6 is 0.4 of 3 and 0.6 of
+    4) and predicted as the mean of the predicted distribution (Tai et al., ACL 2015).
+
+    Parameters
+    ----------
+    vectors, test_vectors : arrays (n, dim) float32
+        :func:`pair_features` of the training and test pairs.
+    scores, test_scores : sequences of n float
+        From 1 to 5.
+    folds, Cs, seed : see :func:`classify`
+
+    Returns
+    -------
+    dict
+        'pearson', 'spearman', 'mse' on the test set, and the chosen 'C'.
+
+    Raises
+    ------
+    StorytellerError
+        If scikit-learn is not installed, or the data do not suffice.
+    """
+    _need_sklearn()
+    import scipy.stats
+    from sklearn.model_selection import KFold
+
+    sets = []
+    for name, X, y in (("", vectors, scores), ("test_", test_vectors, test_scores)):
+        X, y = _labelled(X, y, name + "vectors", name + "scores")
+        if y.dtype.kind not in "fiu" or not ((y >= 1) & (y <= 5)).all():
+            raise StorytellerError(f"{name}scores holds something else than numbers from 1 to 5: expected SICK's "
+                                   "relatedness_score")
+        sets.append((X, y.astype(np.float64)))
+    (X, y), (test_X, test_y) = sets
+    if X.shape[1] != test_X.shape[1]:
+        raise StorytellerError(f"test_vectors have {test_X.shape[1]} columns and vectors {X.shape[1]}: expected "
+                               "vectors of one model")
+    _check_folds(folds, len(y))
+    if y.min() == y.max():
+        raise StorytellerError("scores are all the same: expected different ones to learn from")
+    Cs = _strengths(Cs)
+
+    def error(C: float) -> float:
+        splits = KFold(folds, shuffle=True, random_state=seed).split(X)
+        return float(np.mean([np.mean((_graded(X[train], y[train], C)(X[test]) - y[test]) ** 2)
+                              for train, test in splits]))
+
+    best = min(Cs, key=error) if len(Cs) > 1 else Cs[0]
+    predicted = _graded(X, y, best)(test_X)
+    varied = len(test_y) > 1 and test_y.min() < test_y.max() and predicted.min() < predicted.max()
+    return {"pearson": float(scipy.stats.pearsonr(predicted, test_y)[0]) if varied else float("nan"),
+            "spearman": float(scipy.stats.spearmanr(predicted, test_y)[0]) if varied else float("nan"),
+            "mse": float(np.mean((predicted - test_y) ** 2)), "C": best}
+
+
+def _graded(X: np.ndarray, y: np.ndarray, C: float) -> Any:
+    """A function from features to scores; each pair is learned as its two nearest grades."""
+    low = np.minimum(np.floor(y).astype(np.int64), 4)
+    weights = np.concatenate([low + 1 - y, y - low])
+    grades = np.concatenate([low, low + 1])
+    used = weights > 0
+    if len(set(grades[used].tolist())) < 2:
+        only = float(grades[used][0])
+        return lambda other: np.full(len(other), only)
+    model = _regression(C)
+    model.fit(np.concatenate([X, X])[used], grades[used], sample_weight=weights[used])
+    return lambda other: model.predict_proba(other) @ model.classes_
+
+
+def _need_sklearn() -> None:
+    try:
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise StorytellerError("transfer evaluation takes scikit-learn, which is not installed: "
+                               "pip install 'storyteller[evaluate]'") from error
+
+
+def _labelled(vectors: np.ndarray, labels: Sequence[Any], name: str, label_name: str,
+              ) -> tuple[np.ndarray, np.ndarray]:
+    vectors, labels = np.asarray(vectors), np.asarray(labels)
+    if vectors.ndim != 2 or labels.ndim != 1 or len(vectors) != len(labels) or not len(labels):
+        raise StorytellerError(f"{name} has shape {vectors.shape} and {label_name} {labels.shape}: expected "
+                               "(n, dim) and (n,), one label a row")
+    if vectors.dtype.kind not in "fiu" or not np.isfinite(vectors).all():
+        raise StorytellerError(f"{name} holds something else than finite numbers: expected sentence vectors")
+    return vectors, labels
+
+
+def _check_folds(folds: int, n: int) -> None:
+    if not 2 <= folds <= n:
+        raise StorytellerError(f"folds is {folds} for {n} rows: expected 2 to {n}")
+
+
+def _strengths(Cs: Sequence[float]) -> list[float]:
+    Cs = [float(C) for C in Cs]
+    if not Cs or min(Cs) <= 0:
+        raise StorytellerError(f"Cs is {Cs}: expected positive numbers to choose from")
+    return Cs
+
+
+def _folds(labels: np.ndarray, folds: int, seed: int) -> Any:
+    """Stratified, but with fewer rows of a label than folds plainly shuffled."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    rarest = min(Counter(labels.tolist()).values())
+    kind = StratifiedKFold if rarest >= folds else KFold
+    return list(kind(folds, shuffle=True, random_state=seed).split(np.zeros((len(labels), 1)), labels))
+
+
+def _regression(C: float = 1.0) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=C, max_iter=1000)
+
+
+def _fitted(X: np.ndarray, y: np.ndarray, folds: int, Cs: list[float], seed: int) -> Any:
+    """A model on all of X, its C chosen by cross-validation."""
+    from sklearn.model_selection import GridSearchCV
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about folds without a rare label, and convergence
+        try:
+            return GridSearchCV(_regression(), {"C": Cs}, cv=_folds(y, folds, seed)).fit(X, y)
+        except ValueError as error:  # no fold has two labels
+            raise StorytellerError(f"labels has too few of a kind for {folds} folds: give more data or fewer "
+                                   "folds") from error

@@ -1,0 +1,418 @@
+"""The three models as tasks for the trainer: their data, options, held-out measures and files.
+
+Options have the field's (and the original's) names; the defaults are the original's where quality was
+not measured to need others, see docs/training.md.
+"""
+from __future__ import annotations
+
+import logging
+import os
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from .. import evaluation, formats
+from ..errors import StorytellerError
+from . import losses
+from .batches import BucketedBatches, prepare_data, prepare_triplets
+from .corpus import EncodedCorpus
+
+_log = logging.getLogger(__name__)
+
+HELDOUT_BATCHES = 64  # minibatches at most that a held-out cost is measured on
+
+# dim ... grad_clip as in the original; optimizer 'adam' is Kingma & Ba's, 'adam_2015' the original's.
+COMMON = {"optimizer": "adam", "lrate": 0.001, "warmup": 200, "decay_c": 0.0, "grad_clip": 5.0, "seed": 1234,
+          "max_epochs": 5, "dispFreq": 50, "validFreq": 500, "saveFreq": 500, "sampleFreq": 500}
+WORDS = {"n_samples": 0, "label_smoothing": 0.0, "epsilon": 0.0}
+SKIPTHOUGHTS = {**COMMON, **WORDS, "dim_word": 620, "dim": 2400, "n_words": 20000, "maxlen_w": 30,
+                "batch_size": 64, "encoder": "gru", "decoder": "gru", "bidirectional": False}
+DECODER = {**COMMON, **WORDS, "dim_word": 620, "dim": 1600, "n_words": 40000, "maxlen_w": 100, "batch_size": 16,
+           "doutput": True, "encoder": "gru", "decoder": "gru", "noise": 0.0}
+EMBEDDING = {**COMMON, "dim_word": 300, "dim": 1024, "n_words": 20000, "maxlen_w": 100, "batch_size": 128,
+             "margin": 0.2, "encoder": "gru", "grad_clip": 2.0, "lrate": 0.0002, "max_epochs": 15, "warmup": 0}
+
+
+def options_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The defaults with what is given in place, each checked against its default's kind.
+
+    Raises
+    ------
+    StorytellerError
+        If an option is unknown or of the wrong kind.
+    """
+    options = dict(defaults)
+    for name, value in given.items():
+        if name not in defaults:
+            raise StorytellerError(f"option {name!r} is unknown: expected one of {', '.join(sorted(defaults))}")
+        kind = type(defaults[name])
+        if kind is float and isinstance(value, (int, np.number)) and not isinstance(value, bool):
+            value = float(value)
+        if kind is int and isinstance(value, np.integer):
+            value = int(value)
+        if type(value) is not kind:
+            raise StorytellerError(f"option {name!r} is {value!r}: expected {kind.__name__}, as {defaults[name]!r}")
+        positive = kind is int and name not in ("warmup", "n_samples", "seed")
+        if (positive and value < 1) or (kind in (int, float) and not value >= 0):
+            raise StorytellerError(f"option {name!r} is {value}: expected "
+                                   + ("at least 1" if positive else "a number of at least 0"))
+        options[name] = value
+    return options
+
+
+class _WordTask:
+    """What the two tasks that predict words share: the output layer's cost, and perplexity."""
+
+    better, unit = "lower", "words"
+    options: dict[str, Any]
+    params: dict[str, np.ndarray]
+    _heldout: list[tuple[list[np.ndarray], float]]
+    _measure: Any = None
+
+    def _prepare_output(self, counts: np.ndarray | None) -> None:
+        """The proposal of a sampled softmax; counts of the vocabulary (n_words,)."""
+        self._proposal = None
+        if self.options["n_samples"]:
+            if self.options["n_samples"] >= self.options["n_words"]:
+                raise StorytellerError(f"option 'n_samples' is {self.options['n_samples']}: expected fewer than the "
+                                       f"{self.options['n_words']} words; 0 is the full softmax")
+            make = losses.Proposal.log_uniform if counts is None else losses.Proposal.unigram
+            self._proposal = make(self.options["n_words"] if counts is None else counts, self.options["n_samples"])
+
+    def _word_inputs(self, inputs: list[Any]) -> list[Any]:
+        from .. import backend as be
+        return inputs + ([be.int_vector("samples")] if self._proposal else [])
+
+    def _word_cost(self, inputs: list[Any], count: int) -> losses.WordCost:
+        from .. import backend as be
+        options = self.options
+        if len(inputs) == count:
+            return losses.WordCost(epsilon=options["epsilon"], smoothing=options["label_smoothing"])
+        return losses.WordCost(epsilon=options["epsilon"], smoothing=options["label_smoothing"],
+                               samples=inputs[count], log_expected=be.shared(self._proposal.log_expected()))
+
+    def _with_samples(self, arrays: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
+        return [*arrays, *([self._proposal.draw(rng)] if self._proposal else [])]
+
+    def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
+        raise NotImplementedError  # each of the two says which cost is its own
+
+    def heldout(self, p: dict[str, Any]) -> float | None:
+        """Held-out perplexity: exp of the mean negative log-likelihood of a word, ends included."""
+        from .. import backend as be
+        if not self._heldout:
+            return None
+        if self._measure is None or self._measure[0] is not p:
+            inputs = self._plain_inputs()
+            cost = self._exact_cost(p, inputs, losses.WordCost(epsilon=0.0, gradient=False))
+            self._measure = (p, be.train_function(inputs, [cost]))
+        total = sum(float(self._measure[1](*arrays)[0]) for arrays, _ in self._heldout)
+        with np.errstate(over="ignore"):
+            return float(np.exp(total / sum(words for _, words in self._heldout)))
+
+    def _plain_inputs(self) -> list[Any]:
+        raise NotImplementedError
+
+
+class DecoderTask(_WordTask):
+    """A decoder: write a passage from its vector.
+
+    Parameters
+    ----------
+    passages : EncodedCorpus
+        Training passages.
+    vectors : array (len(passages), dimctx) float32
+        Their thought vectors, memory-mapped where large.
+    saveto : path
+        The archive, ``romance.npz``.
+    heldout : pair of EncodedCorpus and array, optional
+        Passages and vectors to measure perplexity on.
+    vocabulary : sequence of str, optional
+        Words by index, for samples.
+    counts : array (n_words,), optional
+        How often each word occurs, for the proposal of a sampled softmax.
+    embeddings : array (n_words, dim_word), optional
+        Word vectors to start from.
+    **options
+        See :data:`DECODER`.
+
+    Raises
+    ------
+    StorytellerError
+        If vectors and passages are not equally many, or an option makes no sense.
+    """
+
+    def __init__(self, passages: EncodedCorpus, vectors: np.ndarray, saveto: str | os.PathLike,
+                 heldout: tuple[EncodedCorpus, np.ndarray] | None = None, vocabulary: Sequence[str] = (),
+                 counts: np.ndarray | None = None, embeddings: np.ndarray | None = None, **options: Any):
+        self.options = options_of(DECODER, options)
+        for corpus, rows in [(passages, vectors), *([heldout] if heldout else [])]:
+            if len(corpus) != len(rows) or rows.ndim != 2:
+                raise StorytellerError(f"{corpus.path}: {len(corpus)} passages, but the vectors have shape "
+                                       f"{rows.shape}: expected one row a passage; encode the passages again")
+        self.options["dimctx"] = int(vectors.shape[1])
+        o = self.options
+        self._passages, self._vectors, self._saveto = passages, vectors, os.fspath(saveto)
+        self._vocabulary = list(vocabulary)
+        self.batches = BucketedBatches(passages.lengths, o["batch_size"], maxlen=o["maxlen_w"], seed=o["seed"])
+        self.params = losses.init_decoder(o["dimctx"], o["dim_word"], o["dim"], o["n_words"],
+                                          np.random.default_rng(o["seed"]), o["doutput"], embeddings)
+        self._prepare_output(counts)
+        self.data_key = _crc(passages.tokens, vectors[:1024])
+        self._heldout, self._shown = [], []
+        if heldout:
+            texts, rows = heldout
+            for batch in _some_batches(texts.lengths, o):
+                arrays, weight = self._arrays(texts, rows, batch)
+                self._heldout.append((arrays, weight))
+            self._shown = [rows[i] for i in range(min(2, len(rows)))]
+
+    def _arrays(self, corpus: EncodedCorpus, vectors: np.ndarray, rows: np.ndarray) -> Any:
+        found = prepare_data([corpus[i] for i in rows], self.options["maxlen_w"], self.options["n_words"])
+        if found is None:
+            return None
+        x, mask, kept = found
+        ctx = np.ascontiguousarray(vectors[np.asarray(rows)[kept]], dtype=np.float32)
+        return [x, mask, ctx], float(mask.sum())
+
+    def _plain_inputs(self) -> list[Any]:
+        return losses.decoder_inputs()
+
+    def inputs(self) -> list[Any]:
+        return self._word_inputs(losses.decoder_inputs())
+
+    def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
+        return losses.decoder_cost(p, *inputs[:3], words=self._word_cost(inputs, 3))
+
+    def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
+        return losses.decoder_cost(p, *inputs, words=words)
+
+    def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
+        found = self._arrays(self._passages, self._vectors, rows)
+        if found is None:
+            return None
+        (x, mask, ctx), words = found
+        if self.options["noise"]:
+            ctx = losses.noisy(ctx, self.options["noise"], rng)
+        return self._with_samples([x, mask, ctx], rng), words
+
+    def save(self, params: dict[str, np.ndarray]) -> None:
+        _save_model(self._saveto, params, self.options)
+
+    def sample(self, params: dict[str, np.ndarray]) -> list[str]:
+        from ..decoder import Decoder, run_sampler
+        if not self._shown or not self._vocabulary:
+            return []
+        dec = Decoder(self.options, params, self._vocabulary)
+        return [run_sampler(dec, vector, beam_width=5, maxlen=self.options["maxlen_w"]) for vector in self._shown]
+
+
+class SkipThoughtsTask(_WordTask):
+    """Skip-thoughts: a sentence's vector predicts the next and the previous sentence.
+
+    Parameters
+    ----------
+    corpus : EncodedCorpus
+        Sentences in reading order with breaks, see :func:`storyteller.training.corpus.sentence_stream`.
+    folder : path
+        Where ``uni_skip.npz`` or ``bi_skip.npz``, the word table and ``dictionary.txt`` are written.
+    words : sequence of str
+        Word of every index from 0: ``<eos>``, ``UNK``, then the dictionary's.
+    heldout : EncodedCorpus, optional
+    counts : array (n_words,), optional
+        For the proposal of a sampled softmax.
+    **options
+        See :data:`SKIPTHOUGHTS`; with ``bidirectional`` two encoders of ``dim`` units each, one of which
+        reads the sentence backwards and predicts its neighbours backwards, share their word vectors and
+        output layer.
+    """
+
+    def __init__(self, corpus: EncodedCorpus, folder: str | os.PathLike, words: Sequence[str],
+                 heldout: EncodedCorpus | None = None, counts: np.ndarray | None = None, **options: Any):
+        self.options = options_of(SKIPTHOUGHTS, options)
+        o = self.options
+        self._corpus, self._folder, self._words = corpus, os.fspath(folder), list(words)
+        if len(self._words) < 3:
+            raise StorytellerError("the vocabulary has no words: build it from the training texts first")
+        o["n_words"] = min(o["n_words"], len(self._words))
+        # Before the parameters, which take their time: texts that are too short are told at once.
+        rows = corpus.triplets()
+        self.batches = BucketedBatches(corpus.triplet_lengths(rows), o["batch_size"], maxlen=o["maxlen_w"],
+                                       seed=o["seed"], rows=rows)
+        rng = np.random.default_rng(o["seed"])
+        self.params = losses.init_skipthoughts(o["dim_word"], o["dim"], o["n_words"], rng)
+        if o["bidirectional"]:
+            other = losses.init_skipthoughts(o["dim_word"], o["dim"], o["n_words"], rng)
+            self.params.update({_reverse_name(name): array for name, array in other.items()
+                                if _reverse_name(name) != name})
+        self._prepare_output(None if counts is None else counts[:o["n_words"]])
+        self.data_key = _crc(corpus.tokens)
+        self._heldout = []
+        if heldout is not None:
+            rows = heldout.triplets()
+            for batch in _some_batches(heldout.triplet_lengths(rows), o):
+                found = self._arrays(heldout, rows[batch])
+                if found is not None:
+                    self._heldout.append(found)
+
+    @property
+    def archive(self) -> str:
+        """The model's archive."""
+        return os.path.join(self._folder, "bi_skip.npz" if self.options["bidirectional"] else "uni_skip.npz")
+
+    def _arrays(self, corpus: EncodedCorpus, rows: np.ndarray) -> tuple[list[np.ndarray], float] | None:
+        sides = [[corpus[i] for i in rows + step] for step in (0, 1, -1)]
+        arrays: list[np.ndarray] = []
+        for turn in ((1, -1) if self.options["bidirectional"] else (1,)):
+            found = prepare_triplets(*([row[::turn] for row in side] for side in sides),
+                                     maxlen=self.options["maxlen_w"], n_words=self.options["n_words"])
+            if found is None:
+                return None
+            arrays += found[:6]
+        # Words that are predicted: both neighbours', in both directions.
+        return arrays, float(sum(arrays[i].sum() for i in range(3, len(arrays), 6))
+                             + sum(arrays[i].sum() for i in range(5, len(arrays), 6)))
+
+    def _plain_inputs(self) -> list[Any]:
+        inputs = losses.skipthoughts_inputs()
+        return inputs + losses.skipthoughts_inputs() if self.options["bidirectional"] else inputs
+
+    def inputs(self) -> list[Any]:
+        return self._word_inputs(self._plain_inputs())
+
+    def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
+        cost = losses.skipthoughts_cost(p, *inputs[:6], words=words)
+        if self.options["bidirectional"]:
+            backwards = {name: p[_reverse_name(name)] for name in p if not name.split("_")[1:2] == ["r"]}
+            cost = cost + losses.skipthoughts_cost(backwards, *inputs[6:12], words=words)
+        return cost
+
+    def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
+        count = 12 if self.options["bidirectional"] else 6
+        return self._exact_cost(p, inputs[:count], self._word_cost(inputs, count))
+
+    def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
+        found = self._arrays(self._corpus, rows)
+        return None if found is None else (self._with_samples(found[0], rng), found[1])
+
+    def save(self, params: dict[str, np.ndarray]) -> None:
+        """The archive, its options, and the word table with its dictionary, as the loaders read them."""
+        o = self.options
+        _save_model(self.archive, params, {**o, "saveto": os.path.basename(self.archive)})
+        table = params["Wemb"][:len(self._words)]
+        name = "btable.npy" if o["bidirectional"] else "utable.npy"
+        with formats.write_atomically(os.path.join(self._folder, name)) as file:
+            np.save(file, table, allow_pickle=False)
+        with formats.write_atomically(os.path.join(self._folder, "dictionary.txt")) as file:
+            file.write("".join(f"{word}\n" for word in self._words[:len(table)]).encode("utf-8"))
+
+    def sample(self, params: dict[str, np.ndarray]) -> list[str]:
+        return []
+
+
+def _reverse_name(name: str) -> str:
+    """Name of a parameter's counterpart in the backwards direction: encoder_W -> encoder_r_W; word vectors
+    and output layer are shared."""
+    if name == "Wemb" or name.startswith("ff_"):
+        return name
+    first, rest = name.split("_", 1)
+    return f"{first}_r_{rest}"
+
+
+class EmbeddingTask:
+    """The joint embedding: sentences near their images.
+
+    Parameters
+    ----------
+    captions : sequence of str
+        Tokenised; one row of features each.
+    features : array (len(captions), dim_image) float32
+        Rows of unit norm.
+    worddict : dict of str to int
+    saveto : path
+    heldout : pair of captions and features, optional
+        Five captions an image in a row, for recall (the original's layout); the sum of R@1, R@5 and R@10
+        in both directions is measured.
+    **options
+        See :data:`EMBEDDING`.
+    """
+
+    better, unit = "higher", "pairs"
+
+    def __init__(self, captions: Sequence[str], features: np.ndarray, worddict: Mapping[str, int],
+                 saveto: str | os.PathLike, heldout: tuple[Sequence[str], np.ndarray] | None = None, **options: Any):
+        self.options = options_of(EMBEDDING, options)
+        o = self.options
+        for name, texts, rows in [("training", captions, features), *([("held-out", *heldout)] if heldout else [])]:
+            if rows.ndim != 2 or len(texts) != len(rows):
+                raise StorytellerError(f"{len(texts)} {name} captions, but their image features have shape "
+                                       f"{rows.shape}: expected one row a caption, in the captions' order")
+        if heldout and len(heldout[0]) % 5:
+            raise StorytellerError(f"{len(heldout[0])} held-out captions: expected five for each image, in a row")
+        o["dim_image"] = int(features.shape[1])
+        o["n_words"] = min(o["n_words"], max(worddict.values(), default=1) + 1)
+        if o["encoder"] == "bow":
+            o["dim_word"] = o["dim"]
+        self._worddict, self._saveto, self._features = dict(worddict), os.fspath(saveto), features
+        self._captions = [np.array([worddict.get(word, 1) for word in caption.split()], dtype=np.int64)
+                          for caption in captions]
+        self._heldout = heldout
+        self.data_key = _crc(*self._captions, features[:1024])
+        self.params = losses.init_embedding(o["dim_image"], o["dim_word"], o["dim"], o["n_words"],
+                                            np.random.default_rng(o["seed"]), o["encoder"])
+        self.batches = BucketedBatches(np.array([len(c) for c in self._captions], dtype=np.int64), o["batch_size"],
+                                       maxlen=o["maxlen_w"], seed=o["seed"])
+
+    def inputs(self) -> list[Any]:
+        return losses.embedding_inputs()
+
+    def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
+        return losses.embedding_cost(p, *inputs, margin=self.options["margin"])
+
+    def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
+        found = prepare_data([self._captions[i] for i in rows], self.options["maxlen_w"], self.options["n_words"])
+        if found is None or len(found[2]) < 2:  # a single pair has nothing to be ranked against
+            return None
+        x, mask, kept = found
+        im = np.ascontiguousarray(self._features[np.asarray(rows)[kept]], dtype=np.float32)
+        return [x, mask, im], float(len(kept))
+
+    def heldout(self, p: dict[str, Any]) -> float | None:
+        """Sum of R@1, R@5 and R@10 in both directions, in percent (at most 600)."""
+        from ..embedding import JointEmbedding, encode_images, encode_sentences
+        if self._heldout is None:
+            return None
+        arrays = {name: value.get_value(borrow=True) for name, value in p.items()}
+        model = JointEmbedding(self.options, arrays, self._worddict, ())
+        captions, features = self._heldout
+        sentences, images = encode_sentences(model, captions), encode_images(model, features)
+        return float(sum(evaluation.i2t(images, sentences)[:3]) + sum(evaluation.t2i(images, sentences)[:3]))
+
+    def save(self, params: dict[str, np.ndarray]) -> None:
+        from .vocabulary import save_dictionary
+        save_dictionary(f"{self._saveto}.dictionary.pkl", self._worddict, {})
+        _save_model(self._saveto, params, self.options)
+
+    def sample(self, params: dict[str, np.ndarray]) -> list[str]:
+        return []
+
+
+def _crc(*arrays: np.ndarray) -> int:
+    """A check number of data, so that a training is not resumed on other data."""
+    crc = 0
+    for array in arrays:
+        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
+    return crc
+
+
+def _some_batches(lengths: np.ndarray, options: Mapping[str, Any]) -> list[np.ndarray]:
+    """Up to HELDOUT_BATCHES minibatches, the same ones every time."""
+    batches = BucketedBatches(lengths, options["batch_size"], maxlen=options["maxlen_w"], seed=0)
+    return [rows for _, rows in zip(range(HELDOUT_BATCHES), batches)]
+
+
+def _save_model(path: str, params: dict[str, np.ndarray], options: Mapping[str, Any]) -> None:
+    formats.save_pickle(f"{path}.pkl", dict(options))
+    formats.save_arrays(path, **params)

@@ -1,0 +1,414 @@
+"""The training loop that all three models share: updates, log, checkpoints, resuming.
+
+What is trained is a :class:`Task`.  A training that is resumed from a checkpoint goes on exactly as if
+it had never stopped: parameters, optimiser, order of the batches and random numbers are all in it.
+"""
+from __future__ import annotations
+
+import csv
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from .. import formats
+from ..errors import StorytellerError
+from ..progress import progress_bar
+from . import losses, optimise
+
+_log = logging.getLogger(__name__)
+
+COLUMNS = ("update", "epoch", "seconds", "words", "cost", "gradient_norm", "heldout")
+OPTIMISERS = {"adam": optimise.adam, "adam_2015": optimise.adam_2015}
+# Options that say how long or how closely a training is watched; they may change when it is resumed.
+FREE_OPTIONS = frozenset({"max_epochs", "dispFreq", "saveFreq", "validFreq", "sampleFreq"})
+
+
+class Task(Protocol):
+    """A model to train.
+
+    Attributes
+    ----------
+    options : dict
+        Saved with the model; ``grad_clip``, ``lrate``, ``optimizer``, ``decay_c`` and ``seed`` are read here.
+    params : dict of str to arrays
+        Initial parameters.
+    batches
+        Order of the training rows, see :mod:`storyteller.training.batches`.
+    data_key : int
+        A check number of the training data.
+    better : str
+        ``'lower'`` or ``'higher'``: what is better in the held-out measure.
+    unit : str
+        What a minibatch is counted in: ``'words'`` or ``'pairs'``.
+    """
+
+    options: dict[str, Any]
+    params: dict[str, np.ndarray]
+    batches: Any
+    data_key: int
+    better: str
+    unit: str
+
+    def inputs(self) -> list[Any]:
+        """Symbolic inputs of a minibatch."""
+
+    def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
+        """The cost of a minibatch as a graph, summed over its words (or pairs)."""
+
+    def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
+        """Arrays of a minibatch and what its cost is a sum over, or None where no row is short enough."""
+
+    def heldout(self, p: dict[str, Any]) -> float | None:
+        """The measure on held-out data by the parameters' shared variables, or None where there is none."""
+
+    def save(self, params: dict[str, np.ndarray]) -> None:
+        """Write the model's files, as the package's (and the original's) loaders read them."""
+
+    def sample(self, params: dict[str, np.ndarray]) -> list[str]:
+        """Lines that show what the model can do by now."""
+
+
+@dataclass
+class Summary:
+    """What a training did.
+
+    Attributes
+    ----------
+    updates, epochs : int
+    seconds : float
+        In all, over interruptions.
+    words_per_second : float
+        Of the updates of this run alone.
+    best : float or None
+        The best held-out measure.
+    stopped : str
+        Why it ended.
+    history : list of dict
+        Rows of the log of this run.
+    """
+
+    updates: int
+    epochs: int
+    seconds: float
+    words_per_second: float
+    best: float | None
+    stopped: str
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def checkpoint_path(saveto: str | os.PathLike) -> str:
+    """Where the checkpoint of a model stands."""
+    return f"{os.fspath(saveto)}.checkpoint.npz"
+
+
+def log_path(saveto: str | os.PathLike) -> str:
+    """Where the training log of a model stands (.csv)."""
+    return f"{os.fspath(saveto)}.log.csv"
+
+
+class Trainer:
+    """Trains a task.
+
+    Parameters
+    ----------
+    task : Task
+    saveto : path
+        The model's archive; the checkpoint and the log stand beside it.
+    resume : bool
+        Go on from the checkpoint.  Without one the training starts anew.
+    device : str
+        See :func:`storyteller.backend.function`.
+
+    Raises
+    ------
+    StorytellerError
+        If the checkpoint is damaged or was made with other options or data.
+    """
+
+    def __init__(self, task: Task, saveto: str | os.PathLike, resume: bool = False, device: str = "cpu"):
+        from .. import backend as be
+        self.task, self.saveto = task, os.fspath(saveto)
+        options = task.options
+        if options["optimizer"] not in OPTIMISERS:
+            raise StorytellerError(f"optimizer is {options['optimizer']!r}: expected one of {', '.join(OPTIMISERS)}")
+        folder = os.path.dirname(os.path.abspath(self.saveto))
+        if not os.path.isdir(folder):
+            raise StorytellerError(f"{self.saveto}: its folder does not exist; make it first")
+        self.p = losses.parameters(task.params)
+        inputs = task.inputs()
+        cost = task.cost(self.p, inputs)
+        total = cost
+        if options.get("decay_c"):
+            total = cost + losses.weight_decay(self.p, options["decay_c"])
+        gradients = optimise.gradients(total, self.p)
+        scale, norm = optimise.clip_scale(gradients, options["grad_clip"])
+        rate: Any = options["lrate"]
+        if options.get("warmup"):
+            rate = optimise.warmup(rate, options["warmup"])
+        self.optimiser = OPTIMISERS[options["optimizer"]](self.p, gradients, scale, learning_rate=rate)
+        self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, device)
+        self.rng = np.random.default_rng(options["seed"])
+        self.update, self.seconds, self.best = 0, 0.0, None
+        self._written = 0  # updates at the last checkpoint
+        if resume:
+            self._resume()
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Copies of the parameters as they are."""
+        return {name: np.array(value.get_value(borrow=True)) for name, value in self.p.items()}
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def save_checkpoint(self) -> None:
+        """Write everything that the rest of the training depends on, in one file, under a temporary name
+        first."""
+        state = {"update": self.update, "seconds": self.seconds, "best": self.best,
+                 "options": self.task.options, "data": self.task.data_key, "batches": self.task.batches.get_state(),
+                 "rng": self.rng.bit_generator.state}
+        arrays = {f"p/{name}": value.get_value(borrow=True) for name, value in self.p.items()}
+        arrays.update({f"o/{name}": value.get_value(borrow=True) for name, value in self.optimiser.state.items()})
+        text = np.frombuffer(json.dumps(state).encode("utf-8"), dtype=np.uint8)
+        with formats.write_atomically(checkpoint_path(self.saveto), sync=True) as file:
+            np.savez(file, state=text, **arrays)
+        self._written = self.update
+
+    def _resume(self) -> None:
+        path = checkpoint_path(self.saveto)
+        if not os.path.exists(path):
+            _log.info("no checkpoint %s: starting anew", path)
+            return
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                state = json.loads(archive["state"].tobytes())
+                self._check_options(path, state["options"])
+                if state["data"] != self.task.data_key:
+                    raise StorytellerError(f"{path}: was made with other training data: resume with the data it was "
+                                           "started with, or start anew without resuming")
+                for prefix, variables in (("p", self.p), ("o", self.optimiser.state)):
+                    for name, variable in variables.items():
+                        array, old = archive[f"{prefix}/{name}"], variable.get_value(borrow=True)
+                        if np.shape(array) != np.shape(old):
+                            raise StorytellerError(f"{path}: {name!r} has shape {np.shape(array)}: expected "
+                                                   f"{np.shape(old)}; resume with the options it was started with")
+                        variable.set_value(np.array(array, dtype=np.asarray(old).dtype), borrow=False)
+            self.task.batches.set_state(state["batches"])
+            self.rng.bit_generator.state = state["rng"]
+            self.update, self.seconds, self.best = state["update"], state["seconds"], state["best"]
+        except StorytellerError:
+            raise
+        except Exception as error:  # zip, JSON and array errors of a damaged file
+            raise StorytellerError(f"{path}: the checkpoint is damaged ({type(error).__name__}: {error}); delete "
+                                   "it to start anew, or put back a copy") from error
+        self._written = self.update
+        _log.info("resuming after update %d", self.update)
+
+    def _check_options(self, path: str, saved: dict[str, Any]) -> None:
+        given = json.loads(json.dumps(self.task.options))
+        differing = [name for name in sorted(set(saved) | set(given))
+                     if name not in FREE_OPTIONS and saved.get(name) != given.get(name)]
+        if differing:
+            name = differing[0]
+            raise StorytellerError(f"{path}: was made with {name} {saved.get(name)!r}, and this training has "
+                                   f"{given.get(name)!r}: resume with the same options, or start anew without "
+                                   "resuming")
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def run(self, verbose: bool = True, max_updates: int | None = None,
+            max_seconds: float | None = None) -> Summary:
+        """Train until the epochs are over, or so many updates or seconds in all.
+
+        Parameters
+        ----------
+        verbose : bool
+            Show a progress bar (on a terminal only), log costs and samples.
+        max_updates : int, optional
+        max_seconds : float, optional
+            Of this run.
+
+        Returns
+        -------
+        Summary
+
+        Raises
+        ------
+        StorytellerError
+            If the cost is no longer a number; the last good checkpoint is kept.
+        """
+        options, history = self.task.options, []
+        start, words, cost_sum, word_sum = time.perf_counter(), 0.0, 0.0, 0.0
+        before = self.seconds
+        stopped = "all epochs done"
+        log = _Log(log_path(self.saveto), self.update)
+        epochs = options["max_epochs"]
+        minibatches = self._minibatches(epochs)
+        with _Interruption() as interruption, progress_bar(max_updates, "training", "update", verbose,
+                                                           self.update) as bar:
+            while True:
+                # Before a minibatch is drawn: the state in a checkpoint is that after the last update.
+                if interruption.asked:
+                    self.save_checkpoint()
+                    _log.warning("interrupted after update %d; %s holds everything to go on with --resume",
+                                 self.update, checkpoint_path(self.saveto))
+                    raise KeyboardInterrupt
+                if max_updates is not None and self.update >= max_updates:
+                    stopped = f"{max_updates} updates done"
+                    break
+                if max_seconds is not None and time.perf_counter() - start > max_seconds:
+                    stopped = f"{max_seconds:g} seconds are over"
+                    break
+                found = next(minibatches, None)
+                if found is None:
+                    break
+                arrays, weight = found
+                cost, norm = (float(value) for value in self._step(*arrays))
+                if not (np.isfinite(cost) and np.isfinite(norm)):
+                    raise self._not_a_number(cost, norm)
+                self.update += 1
+                words, cost_sum, word_sum = words + weight, cost_sum + cost, word_sum + weight
+                self.seconds = before + time.perf_counter() - start
+                bar.update()
+                if self.update % options["dispFreq"] == 0 or self.update % options["validFreq"] == 0:
+                    row = {"update": self.update, "epoch": self.task.batches.epoch,
+                           "seconds": round(self.seconds, 2), "words": int(words),
+                           "cost": cost_sum / word_sum, "gradient_norm": norm, "heldout": None}
+                    if self.update % options["validFreq"] == 0:
+                        row["heldout"] = self._validate()
+                    cost_sum = word_sum = 0.0
+                    history.append(row)
+                    log.write(row)
+                    rate = words / max(1e-9, self.seconds - before)
+                    bar.set_postfix_str(f"cost {row['cost']:.3f}, {rate:,.0f} {self.task.unit}/s, best {self.best}")
+                    if verbose:
+                        _log.info("update %d, epoch %d: cost %.4f%s, %.0f %s/s", self.update, row["epoch"],
+                                  row["cost"], "" if row["heldout"] is None else
+                                  f", held-out {row['heldout']:.4f}", rate, self.task.unit)
+                if verbose and self.update % options["sampleFreq"] == 0:
+                    for line in self.task.sample(self.arrays()):
+                        _log.info("  %s", line)
+                if self.update % options["saveFreq"] == 0:
+                    self.save_checkpoint()
+        if self.update % options["validFreq"] or not self.update:
+            self._validate()
+        self.save_checkpoint()
+        taken = max(1e-9, self.seconds - before)
+        return Summary(self.update, self.task.batches.epoch, self.seconds, words / taken, self.best, stopped,
+                       history)
+
+    def _minibatches(self, epochs: int) -> Iterator[tuple[list[np.ndarray], float]]:
+        batches = self.task.batches
+        while batches.epoch < epochs:
+            nothing = True
+            for rows in batches:
+                found = self.task.minibatch(rows, self.rng)
+                if found is not None:
+                    nothing = False
+                    yield found
+            if nothing and batches.epoch >= epochs:
+                return
+
+    def _validate(self) -> float | None:
+        """Measure on held-out data; save the model where that has improved (or there is none)."""
+        value = self.task.heldout(self.p)
+        improved = value is None or self.best is None or (
+            value < self.best if self.task.better == "lower" else value > self.best)
+        if value is not None and not np.isfinite(value):
+            improved = False
+        if improved:
+            self.best = value
+            self.task.save(self.arrays())
+        return value
+
+    def _not_a_number(self, cost: float, norm: float) -> StorytellerError:
+        kept = (f"the checkpoint after update {self._written} is kept in {checkpoint_path(self.saveto)}"
+                if self._written else "no checkpoint was written yet")
+        return StorytellerError(f"{self.saveto}: update {self.update + 1} gave cost {cost} and gradient norm "
+                                f"{norm}; {kept}; train with a smaller lrate or grad_clip")
+
+
+class _Interruption:
+    """Ctrl-C asks for an end after the current update; a second one ends at once, without a checkpoint."""
+
+    def __enter__(self):
+        self.asked = False
+        self._main = threading.current_thread() is threading.main_thread()
+        if self._main:
+            self._before = signal.signal(signal.SIGINT, self._ask)
+        return self
+
+    def _ask(self, number, frame) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+
+    def __exit__(self, *error) -> None:
+        if self._main:
+            signal.signal(signal.SIGINT, self._before)
+
+
+class _Log:
+    """The .csv of a training; rows behind the update that it resumes from are dropped."""
+
+    def __init__(self, path: str, update: int):
+        self._path = Path(path)
+        kept = []
+        if update and self._path.exists():
+            with open(self._path, newline="", encoding="utf-8") as file:
+                for row in csv.DictReader(file):
+                    if (row.get("update") or "").isdigit() and int(row["update"]) <= update:
+                        kept.append(row)
+        with formats.write_atomically(self._path) as file:
+            lines = [",".join(COLUMNS)] + [",".join(row.get(name) or "" for name in COLUMNS) for row in kept]
+            file.write(("\n".join(lines) + "\n").encode("utf-8"))
+
+    def write(self, row: dict[str, Any]) -> None:
+        values = ["" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+                  for value in map(row.get, COLUMNS)]
+        try:
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write(",".join(values) + "\n")
+        except OSError as error:
+            _log.warning("the training log %s cannot be written (%s); training goes on", self._path, error)
+
+
+def plot_log(path: str | os.PathLike, output: str | os.PathLike) -> None:
+    """Draw a training log's curves (needs matplotlib: ``storyteller[plot]``).
+
+    Parameters
+    ----------
+    path : path
+        A .csv log.
+    output : path
+        Picture to write; its ending says in which format.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise StorytellerError("drawing curves needs matplotlib: `pip install 'storyteller[plot]'`") from error
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        updates = [int(row["update"]) for row in rows]
+        curves = {name: [(u, float(row[name])) for u, row in zip(updates, rows) if row[name]]
+                  for name in ("cost", "heldout")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StorytellerError(f"{os.fspath(path)}: not a training log that can be read ({error}); expected the "
+                               ".log.csv beside a model") from error
+    figure = Figure(figsize=(8, 5))
+    axes = figure.add_subplot()
+    for name, points in curves.items():
+        if points:
+            axes.plot(*zip(*points), label=name)
+    axes.set_xlabel("update")
+    axes.legend()
+    with formats.write_atomically(output) as file:
+        figure.savefig(file, format=Path(output).suffix.lstrip(".") or "png")

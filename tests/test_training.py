@@ -1,0 +1,301 @@
+"""Trainings of tiny models from end to end: learning, files, interruptions, mistakes."""
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storyteller import StorytellerError, decoder, embedding, evaluation, formats, skipthoughts, text
+from storyteller.training import corpus, tasks, trainer, vocabulary
+
+NOUNS, VERBS = ("cat", "dog", "man", "sea", "ship", "bird"), ("sees", "likes", "hears", "finds")
+
+
+def sentences(n, seed=0):
+    """Sentences of a tiny grammar; the next one begins where the last ended."""
+    rng = np.random.default_rng(seed)
+    subject, lines = rng.choice(NOUNS), []
+    for _ in range(n):
+        thing = rng.choice(NOUNS)
+        lines.append(f"the {subject} {rng.choice(VERBS)} the {thing} .")
+        subject = thing
+    return lines
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    lines = sentences(400)
+    words, counts = vocabulary.build(lines, verbose=False)
+    vectors = np.random.default_rng(1).standard_normal((400, 12)).astype(np.float32)
+    for i, line in enumerate(lines):  # vectors that say what the sentence is about
+        for j, word in enumerate((*NOUNS, *VERBS)):
+            vectors[i, j] = line.split().count(word)
+    return folder, lines, words, counts, vectors
+
+
+OPTIONS = {"dim": 24, "dim_word": 12, "n_words": 14, "batch_size": 16, "seed": 3, "lrate": 0.01, "warmup": 5,
+           "dispFreq": 10, "validFreq": 20, "saveFreq": 10, "sampleFreq": 1000}
+
+
+def decoder_task(data, saveto, **options):
+    folder, lines, words, counts, vectors = data
+    encoded = [corpus.EncodedCorpus.build(folder / name, part, words, verbose=False)
+               for name, part in (("train", lines[:320]), ("heldout", lines[320:]))]
+    names = ["<eos>", "UNK", *words]
+    return tasks.DecoderTask(encoded[0], vectors[:320], saveto, heldout=(encoded[1], vectors[320:]),
+                             vocabulary=names, **{**OPTIONS, **options})
+
+
+def test_decoder(data, tmp_path):
+    path = tmp_path / "toy.npz"
+    task = decoder_task(data, path, max_epochs=16)
+    before = trainer.Trainer(task, path)._validate()
+    summary = trainer.Trainer(task, path).run(verbose=False)
+    assert summary.epochs == 16 and summary.stopped == "all epochs done"
+    assert summary.best < before / 2
+    vocabulary.save_dictionary(tmp_path / "toy_dictionary.pkl", data[2], data[3])
+    dec = decoder.load_model(path, tmp_path / "toy_dictionary.pkl")
+    told = [decoder.run_sampler(dec, vector, beam_width=3, maxlen=20) for vector in data[4][320:340]]
+    # It writes what the vectors are about.
+    assert np.mean([set(t.split()) == set(line.split()) for t, line in zip(told, data[1][320:340])]) > 0.3  # by chance: 0.01
+    assert evaluation.bleu(data[1][320:340], told) > 30
+    with open(trainer.log_path(path), newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and float(rows[-1]["cost"]) < float(rows[0]["cost"])
+    assert [r["heldout"] for r in rows if r["heldout"]]
+
+
+@pytest.mark.parametrize("options", [{"optimizer": "adam_2015", "lrate": 0.002, "warmup": 0, "epsilon": 1e-8},
+                                     {"n_samples": 6}, {"label_smoothing": 0.05}, {"noise": 0.2, "decay_c": 1e-4},
+                                     {"doutput": False}])
+def test_decoder_options(data, tmp_path, options):
+    path = tmp_path / "toy.npz"
+    task = decoder_task(data, path, max_epochs=4, **options)
+    before = trainer.Trainer(task, path)._validate()
+    assert trainer.Trainer(task, path).run(verbose=False).best < before
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_skipthoughts(data, tmp_path, bidirectional):
+    folder, lines, words, counts, _ = data
+    names = ["<eos>", "UNK", *words]
+    encoded = [corpus.EncodedCorpus.build(tmp_path / name, part, words, verbose=False)
+               for name, part in (("train", lines[:320]), ("heldout", lines[320:]))]
+    task = tasks.SkipThoughtsTask(encoded[0], tmp_path, names, heldout=encoded[1],
+                                  **{**OPTIONS, "max_epochs": 5, "bidirectional": bidirectional})
+    run = trainer.Trainer(task, task.archive)
+    before = run._validate()
+    assert run.run(verbose=False).best < before / 2
+    if bidirectional:
+        return
+    other = tasks.SkipThoughtsTask(encoded[0], tmp_path, names, **{**OPTIONS, "max_epochs": 1,
+                                                                   "bidirectional": True})
+    trainer.Trainer(other, other.archive).run(verbose=False)
+    model = skipthoughts.load_model(tmp_path)
+    vectors = skipthoughts.encode(model, lines[:5], verbose=False)
+    assert vectors.shape == (5, 24 + 48)
+    assert len(text.load_vocabulary(tmp_path / "dictionary.txt")[0]) == 14
+
+
+@pytest.mark.parametrize("encoder", ["gru", "bow"])
+def test_embedding(data, tmp_path, encoder):
+    _, lines, words, _, vectors = data
+    features = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    heldout = ([line for line in lines[300:330] for _ in range(5)], np.repeat(features[300:330], 5, axis=0))
+    path = tmp_path / "toy_embedding.npz"
+    task = tasks.EmbeddingTask(lines[:300], features[:300], words, path, heldout=heldout, encoder=encoder,
+                               dim=16, dim_word=12, batch_size=30, max_epochs=30, lrate=0.01, seed=2, validFreq=50,
+                               saveFreq=100)
+    run = trainer.Trainer(task, path)
+    before = run._validate()
+    summary = run.run(verbose=False)
+    assert summary.best > before + 100
+    model = embedding.load_model(path)
+    again = (evaluation.i2t(*(embedding.encode_images(model, heldout[1]),
+                              embedding.encode_sentences(model, heldout[0])))[:3])
+    assert sum(again) > 100
+
+
+def final(path):
+    with np.load(trainer.checkpoint_path(path)) as archive:
+        return {name: archive[name] for name in archive.files if name != "state"}
+
+
+@pytest.mark.parametrize("options", [{}, {"n_samples": 6, "noise": 0.3}])
+def test_resuming_changes_nothing(data, tmp_path, options):
+    """Bit for bit the parameters and the optimiser of a training that was never stopped."""
+    whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
+    trainer.Trainer(decoder_task(data, whole, max_epochs=3, **options), whole).run(verbose=False)
+    for updates in (7, 23, 41, None):
+        trainer.Trainer(decoder_task(data, parts, max_epochs=3, **options), parts, resume=True).run(
+            verbose=False, max_updates=updates)
+    one, other = final(whole), final(parts)
+    assert one.keys() == other.keys()
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+SCRIPT = """
+import sys
+import numpy as np
+from tests.test_training import OPTIONS, decoder_task, sentences
+from storyteller.training import trainer, vocabulary
+from pathlib import Path
+folder, saveto = Path(sys.argv[1]), Path(sys.argv[2])
+lines = sentences(400)
+words, counts = vocabulary.build(lines, verbose=False)
+vectors = np.load(folder / 'vectors.npy')
+task = decoder_task((folder, lines, words, counts, vectors), saveto, max_epochs=6, saveFreq=3)
+print('ready', flush=True)
+trainer.Trainer(task, saveto, resume=True).run(verbose=False)
+"""
+
+
+def test_killed_at_random_moments(data, tmp_path):
+    """Kill -9 loses at most the updates since the last checkpoint, and never a file."""
+    np.save(tmp_path / "vectors.npy", data[4])
+    whole, killed = tmp_path / "whole.npz", tmp_path / "killed.npz"
+
+    def start(saveto):
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), str(saveto)],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                                cwd=Path(__file__).parent.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert start(whole).wait() == 0
+    rng = np.random.default_rng(5)
+    kills = 0
+    for _ in range(10):
+        process = start(killed)
+        assert process.stdout.readline() == "ready\n", process.stderr.read()
+        time.sleep(float(rng.uniform(0, 0.6)))
+        process.send_signal(signal.SIGKILL)
+        kills += process.wait() == -signal.SIGKILL
+        path = Path(trainer.checkpoint_path(killed))
+        if path.exists():
+            with np.load(path) as archive:  # whole, whatever moment it was
+                assert archive["state"].size
+        if Path(killed).exists():
+            formats.array_names(killed)
+    assert kills
+    process = start(killed)
+    assert process.wait() == 0, process.stderr.read()
+    one, other = final(whole), final(killed)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+
+
+def test_not_a_number(data, tmp_path):
+    path = tmp_path / "toy.npz"
+    task = decoder_task(data, path, max_epochs=3)
+    run = trainer.Trainer(task, path)
+    real, calls = run._step, []
+
+    def exploding(*arrays):
+        calls.append(1)
+        return real(*arrays) if len(calls) < 25 else [np.float32(np.nan), np.float32(1)]
+    run._step = exploding
+    with pytest.raises(StorytellerError, match="update 25.*after update 20 is kept.*lrate"):
+        run.run(verbose=False)
+    assert trainer.Trainer(task, path, resume=True).update == 20
+
+
+def test_interrupted_by_hand(data, tmp_path):
+    path = tmp_path / "toy.npz"
+    run = trainer.Trainer(decoder_task(data, path, max_epochs=3), path)
+    real, calls = run._step, []
+
+    def interrupted(*arrays):
+        calls.append(1)
+        if len(calls) == 14:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(*arrays)
+    run._step = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        run.run(verbose=False)
+    assert trainer.Trainer(decoder_task(data, path, max_epochs=3), path, resume=True).update == 14
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_resuming_with_other_options(data, tmp_path):
+    path = tmp_path / "toy.npz"
+    trainer.Trainer(decoder_task(data, path), path).run(verbose=False, max_updates=5)
+    for name, value in (("lrate", 0.5), ("seed", 9), ("noise", 0.1), ("batch_size", 8)):
+        with pytest.raises(StorytellerError, match=name):
+            trainer.Trainer(decoder_task(data, path, **{name: value}), path, resume=True)
+    assert trainer.Trainer(decoder_task(data, path, max_epochs=99), path, resume=True).update == 5
+
+
+def test_resuming_with_other_data(data, tmp_path):
+    folder, lines, words, counts, vectors = data
+    path = tmp_path / "toy.npz"
+    trainer.Trainer(decoder_task(data, path), path).run(verbose=False, max_updates=5)
+    other = (tmp_path, ["the sea sees the ship .", *lines[1:]], words, counts, vectors)
+    with pytest.raises(StorytellerError, match="other training data"):
+        trainer.Trainer(decoder_task(other, path), path, resume=True)
+
+
+def test_damaged_checkpoint(data, tmp_path):
+    path = tmp_path / "toy.npz"
+    trainer.Trainer(decoder_task(data, path), path).run(verbose=False, max_updates=5)
+    checkpoint = Path(trainer.checkpoint_path(path))
+    checkpoint.write_bytes(checkpoint.read_bytes()[:3000])
+    with pytest.raises(StorytellerError, match="checkpoint.npz.*damaged"):
+        trainer.Trainer(decoder_task(data, path), path, resume=True)
+
+
+def test_full_disk(data, tmp_path, monkeypatch):
+    """The last checkpoint stays when the next cannot be written."""
+    import errno
+    path = tmp_path / "toy.npz"
+    run = trainer.Trainer(decoder_task(data, path), path)
+    run.run(verbose=False, max_updates=5)
+    before = Path(trainer.checkpoint_path(path)).read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(trainer.np, "savez", full)
+    with pytest.raises(StorytellerError, match="No space left"):
+        run.save_checkpoint()
+    monkeypatch.undo()
+    assert Path(trainer.checkpoint_path(path)).read_bytes() == before
+    assert not list(tmp_path.glob("*.part")) and not list(tmp_path.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("options, says", [
+    ({"dims": 3}, "dims"), ({"dim": 0}, "dim"), ({"dim": "large"}, "dim"), ({"lrate": -1.0}, "lrate"),
+    ({"optimizer": "sgd"}, "sgd"), ({"n_samples": 14}, "n_samples"), ({"label_smoothing": 2.0}, "smoothing"),
+    ({"maxlen_w": 2}, "maxlen")])
+def test_wrong_options(data, tmp_path, options, says):
+    with pytest.raises(StorytellerError, match=says):
+        path = tmp_path / "toy.npz"
+        trainer.Trainer(decoder_task(data, path, **options), path)
+
+
+def test_data_that_does_not_fit(data, tmp_path):
+    folder, lines, words, _, vectors = data
+    encoded = corpus.EncodedCorpus.build(tmp_path / "all", lines, words, verbose=False)
+    with pytest.raises(StorytellerError, match="399"):
+        tasks.DecoderTask(encoded, vectors[:399], tmp_path / "x.npz", **OPTIONS)
+    with pytest.raises(StorytellerError, match="one row a caption"):
+        tasks.EmbeddingTask(lines, vectors[:399], words, tmp_path / "x.npz")
+    with pytest.raises(StorytellerError, match="five for each image"):
+        tasks.EmbeddingTask(lines, vectors, words, tmp_path / "x.npz", heldout=(lines[:7], vectors[:7]))
+    with pytest.raises(StorytellerError, match="folder"):
+        trainer.Trainer(decoder_task(data, tmp_path / "x.npz"), tmp_path / "nowhere" / "x.npz")
+
+
+def test_plot(data, tmp_path):
+    pytest.importorskip("matplotlib")
+    path = tmp_path / "toy.npz"
+    trainer.Trainer(decoder_task(data, path), path).run(verbose=False, max_updates=40)
+    trainer.plot_log(trainer.log_path(path), tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(StorytellerError, match="training log"):
+        trainer.plot_log(path, tmp_path / "curves.png")
