@@ -36,6 +36,9 @@ setup(
     ],
     extras_require={
         "keras": ["h5py>=3.7"],
+        "word2vec": ["gensim>=4.0"],
+        "evaluate": ["scikit-learn>=1.0"],
+        "plot": ["matplotlib>=3.5"],
         "gpu": [f"jax>=0.4.30; {NEW}"],
         "test": ["pytest>=7", "h5py>=3.7"],
     },

@@ -11,13 +11,16 @@ from pathlib import Path
 
 from .errors import StorytellerError
 
-COMMANDS = ("check", "encode", "style")
+COMMANDS = ("check", "encode", "style", "vocab", "train", "evaluate")
 
 _EPILOG = """\
 other commands (storyteller COMMAND --help):
   check        list every configured file: found, missing, damaged or of the wrong shape
   encode       turn lines of text into skip-thought vectors
   style make   turn texts into a style vector
+  vocab        number the words of texts
+  train        train skip-thoughts, a decoder or a joint embedding (docs/training.md)
+  evaluate     measure a model
 
 settings: --config FILE, else the file named by STORYTELLER_CONFIG, else ./config.py
 
@@ -51,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = arguments[leading] if len(arguments) > leading else None
     if command in COMMANDS:
         del arguments[leading]
-        parser = {"check": _check_parser, "encode": _encode_parser, "style": _style_parser}[command]()
+        make = {"check": _check_parser, "encode": _encode_parser, "style": _style_parser}.get(command)
+        parser = make() if make else _training_parser(command)
     else:
         parser = _story_parser()
     options = parser.parse_args(arguments)
@@ -218,6 +222,11 @@ def _encode(options: argparse.Namespace) -> int:
         np.save(file, vectors, allow_pickle=False)
     print(f"{options.output}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
     return 0
+
+
+def _training_parser(command: str) -> argparse.ArgumentParser:
+    from .training import commands
+    return commands.fill(_parser(f"storyteller {command}", commands.DESCRIPTIONS[command]), command, _add_common)
 
 
 def _style_parser() -> argparse.ArgumentParser:
