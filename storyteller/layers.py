@@ -12,8 +12,6 @@ import numpy as np
 
 from .text import sorted_batches
 
-GRU_PARAMETERS = ("W", "b", "U", "Wx", "Ux", "bx")
-
 
 def dense_shapes(prefix: str, n_in: int | None, n_out: int | None) -> dict[str, tuple]:
     """Names and shapes of a dense layer's parameters (None: any length)."""

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = [
     "build_dictionary",
     "detokenize",
-    "length_buckets",
     "load_vocabulary",
     "preprocess",
     "read_captions",
@@ -509,43 +508,25 @@ def word_indices(words: Sequence[str], dictionary: dict[str, int], n_words: int 
     return indices
 
 
-def length_buckets(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches of equal length, so that no sentence is padded.
+def sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Batches of about equal length, longest first, so that little is padded.
 
     Parameters
     ----------
     lengths : sequence of int, shape (n,)
     batch_size : int
-        At most so many in a batch.
+        Items of every batch but the last, which may have fewer.
 
     Returns
     -------
     list of int64 arrays
-        Positions in `lengths`, each once: shortest first, in their order within a length.
+        Positions in `lengths`, each once: longest first, in their order within a length.
         Results have to be put back to these positions by the caller.
 
     Raises
     ------
     StorytellerError
         If `batch_size` is below 1.
-
-    Examples
-    --------
-    >>> [batch.tolist() for batch in length_buckets([3, 1, 3, 3], batch_size=2)]
-    [[1], [0, 2], [3]]
-    """
-    lengths = _as_lengths(lengths, batch_size)
-    order = np.argsort(lengths, kind="stable")
-    ends = np.flatnonzero(np.diff(lengths[order])) + 1
-    return [group[start:start + batch_size] for group in np.split(order, ends)
-            for start in range(0, len(group), batch_size)]
-
-
-def sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list[np.ndarray]:
-    """Batches of about equal length, longest first, so that little is padded.
-
-    Parameters, returns and errors are as for :func:`length_buckets`, but a batch may hold
-    several lengths, falling, and only the last batch can be smaller than `batch_size`.
 
     Examples
     --------

@@ -454,17 +454,6 @@ def test_word_indices():
 
 # Batches.
 
-def test_length_buckets():
-    lengths = np.random.default_rng(3).integers(1, 9, 200)
-    batches = text.length_buckets(lengths, 7)
-    assert sorted(np.concatenate(batches)) == list(range(200))
-    assert all(len(set(lengths[b])) == 1 and 1 <= len(b) <= 7 for b in batches)
-    assert all(np.all(np.diff(b) > 0) for b in batches)
-    firsts = [lengths[b[0]] for b in batches]
-    assert firsts == sorted(firsts)
-    assert len(batches) == sum(-(-n // 7) for n in np.bincount(lengths))
-
-
 def test_sorted_batches():
     lengths = np.random.default_rng(4).integers(1, 9, 50)
     batches = text.sorted_batches(list(lengths), 8)
@@ -473,12 +462,11 @@ def test_sorted_batches():
     assert list(order) == sorted(range(50), key=lambda i: -lengths[i])
 
 
-@pytest.mark.parametrize("make", [text.length_buckets, text.sorted_batches])
-def test_batches_of_nothing_and_of_no_size(make):
-    assert make([], 5) == []
-    assert [b.tolist() for b in make([4], 5)] == [[0]]
+def test_batches_of_nothing_and_of_no_size():
+    assert text.sorted_batches([], 5) == []
+    assert [b.tolist() for b in text.sorted_batches([4], 5)] == [[0]]
     with pytest.raises(StorytellerError, match="batch_size is 0"):
-        make([1, 2], 0)
+        text.sorted_batches([1, 2], 0)
 
 
 # Dictionaries.
