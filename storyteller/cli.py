@@ -6,7 +6,7 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from .errors import StorytellerError
@@ -233,14 +233,15 @@ def _style_parser() -> argparse.ArgumentParser:
     parser = _parser("storyteller style", "Make style vectors.")
     make = parser.add_subparsers(title="commands", required=True, metavar="make").add_parser(
         "make", help="turn texts into a style vector",
-        description="The style of texts: the mean skip-thought vector of their passages.  Passages are "
+        description="The style of texts: the mean skip-thought vector of their paragraphs.  Paragraphs are "
         "separated by blank lines; in a file without blank lines every line is one.")
     _add_common(make)
-    make.add_argument("texts", metavar="TEXT", nargs="+", help="text files (UTF-8), or folders of .txt files")
+    make.add_argument("texts", metavar="TEXT", nargs="+",
+                      help="text files (UTF-8, plain or .gz, .xz, .bz2), or folders of them")
     make.add_argument("-o", "--output", required=True, metavar="NAME_style.npy",
                       help="vector file; use it as --style or as posbias")
     make.add_argument("--min-words", type=int, default=100, metavar="N",
-                      help="leave out shorter passages (default: %(default)s; use 1 for captions)")
+                      help="leave out shorter paragraphs (default: %(default)s; use 1 for captions)")
     make.set_defaults(run=_style_make)
     return parser
 
@@ -248,38 +249,12 @@ def _style_parser() -> argparse.ArgumentParser:
 def _style_make(options: argparse.Namespace) -> int:
     from . import style
     from .generate import Models
-    files = list(_text_files(options.texts))
+    from .training.corpus import books, paragraphs
+    files = books(options.texts)
     z = Models(options.config, verbose=not options.quiet)
-    vector = style.make(z["stv"], _passages(files), options.min_words, verbose=not options.quiet)
+    passages = (paragraph for path in files for paragraph in paragraphs(path))
+    vector = style.make(z["stv"], passages, options.min_words, verbose=not options.quiet)
     style.save(options.output, vector)
     print(f"{options.output}: style of {len(files)} file{'s' if len(files) > 1 else ''}, "
           f"{len(vector)} numbers")
     return 0
-
-
-def _text_files(names: Sequence[str]) -> Iterator[Path]:
-    for name in names:
-        path = Path(name)
-        if path.is_dir():
-            found = sorted(path.glob("*.txt"))
-            if not found:
-                raise StorytellerError(f"{name}: the folder holds no .txt file; name the files themselves")
-            yield from found
-        else:
-            yield path
-
-
-def _passages(files: Sequence[Path]) -> Iterator[str]:
-    from . import text
-    for path in files:
-        lines = text.read_lines(path)
-        if all(lines):
-            yield from lines
-            continue
-        passage: list[str] = []
-        for line in [*lines, ""]:
-            if line:
-                passage.append(line)
-            elif passage:
-                yield " ".join(passage)
-                passage = []
