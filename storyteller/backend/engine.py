@@ -42,6 +42,8 @@ def _import_engine():
         given = with_flags("THEANO_FLAGS", defaults)
         level = logging.getLogger("theano").level
         logging.getLogger("theano").setLevel(logging.ERROR)  # "no C++ compiler": intended
+        # Importing Theano sets that level back before it remarks on the empty blas.ldflags.
+        logging.getLogger("theano.tensor.blas").setLevel(logging.ERROR)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -56,8 +58,6 @@ def _import_engine():
             ) from pytensor_error
         finally:
             logging.getLogger("theano").setLevel(level)
-            # It remarks on the empty blas.ldflags at the first function, too.
-            logging.getLogger("theano.tensor.blas").setLevel(logging.ERROR)
             restore("THEANO_FLAGS", given)
         return "theano", theano
 

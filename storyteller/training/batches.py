@@ -8,6 +8,7 @@ length on all sides of a triplet, of about equal work where that is wished.
 from __future__ import annotations
 
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -153,7 +154,7 @@ def padding(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
 
 # Orders.
 
-class _Batches:
+class _Batches(ABC):
     """What both orders share: epochs, the position in one, and its state.
 
     Iterating gives the rest of the current epoch, then the next `for` the following one.
@@ -162,8 +163,9 @@ class _Batches:
     kind = ""
     epoch = 0
 
+    @abstractmethod
     def _settings(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """What a state must have in common with the batches that resume from it."""
 
     def _check_state(self, state: Any) -> dict[str, Any]:
         if not isinstance(state, dict) or state.get("kind") != self.kind:

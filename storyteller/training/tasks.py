@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -62,7 +63,7 @@ def options_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
     return options
 
 
-class _WordTask:
+class _WordTask(ABC):
     """What the two tasks that predict words share: the output layer's cost, and perplexity."""
 
     better, unit = "lower", "words"
@@ -96,8 +97,9 @@ class _WordTask:
     def _with_samples(self, arrays: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
         return [*arrays, *([self._proposal.draw(rng)] if self._proposal else [])]
 
+    @abstractmethod
     def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
-        raise NotImplementedError  # each of the two says which cost is its own
+        """The model's cost as a graph over :meth:`_plain_inputs`."""
 
     def heldout(self, p: dict[str, Any]) -> float | None:
         """Held-out perplexity: exp of the mean negative log-likelihood of a word, ends included."""
@@ -112,8 +114,9 @@ class _WordTask:
         with np.errstate(over="ignore"):
             return float(np.exp(total / sum(words for _, words in self._heldout)))
 
+    @abstractmethod
     def _plain_inputs(self) -> list[Any]:
-        raise NotImplementedError
+        """Symbolic inputs of a minibatch, without the words drawn for a sampled softmax."""
 
 
 class DecoderTask(_WordTask):
