@@ -200,9 +200,7 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
         raise StorytellerError(f"n_best is {n_best}: expected at least 1")
     state = dec.f_init(np.asarray(c, dtype=np.float32).reshape(1, -1))
     if stochastic:
-        rng = np.random.default_rng(seed)
-        found = [search.sample(dec.step, state, maxlen, use_unk, argmax, temperature, top_k, top_p, rng)
-                 for _ in range(n_best)]
+        found = search.samples(dec.step, state, n_best, maxlen, use_unk, argmax, temperature, top_k, top_p, seed)
         found.sort(key=lambda h: h.cost)
     else:
         def enough(finished: list[search.Hypothesis], cheapest_live: float) -> bool:

@@ -194,12 +194,23 @@ def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int =
 def sample(step: StepFunction, state: np.ndarray, maxlen: int = 1000, use_unk: bool = True,
            argmax: bool = False, temperature: float = 1.0, top_k: int | None = None,
            top_p: float | None = None, rng: np.random.Generator | int | None = None) -> Hypothesis:
-    """Draw one passage word by word.
+    """Draw one passage word by word: :func:`samples` for one."""
+    return samples(step, state, 1, maxlen, use_unk, argmax, temperature, top_k, top_p, rng)[0]
+
+
+def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, use_unk: bool = True,
+            argmax: bool = False, temperature: float = 1.0, top_k: int | None = None,
+            top_p: float | None = None, rng: np.random.Generator | int | None = None) -> list[Hypothesis]:
+    """Draw passages word by word, side by side.
 
     Parameters
     ----------
-    step, state, maxlen
+    step, maxlen
         As for :func:`beam_search`.
+    state : array (1, d)
+        All passages start from it.
+    n : int
+        How many passages.
     use_unk : bool
         False: the unknown word is never drawn.
     argmax : bool
@@ -216,8 +227,8 @@ def sample(step: StepFunction, state: np.ndarray, maxlen: int = 1000, use_unk: b
 
     Returns
     -------
-    Hypothesis
-        Its cost is under the undistorted distribution.
+    list of Hypothesis
+        In the order drawn.  Costs are under the undistorted distribution.
 
     Raises
     ------
@@ -231,38 +242,59 @@ def sample(step: StepFunction, state: np.ndarray, maxlen: int = 1000, use_unk: b
     if top_p is not None and not 0 < top_p <= 1:
         raise StorytellerError(f"top_p is {top_p}: expected a number above 0 and up to 1")
     rng = np.random.default_rng(rng)
-    words, cost = [], 0.0
-    last, states = np.full(1, FIRST, dtype=np.int64), np.asarray(state, dtype=np.float32)
-    while len(words) < maxlen and (not words or words[-1] != END):
+    words: list[list[int]] = [[] for _ in range(n)]
+    costs, live = np.zeros(n), np.arange(n)
+    last = np.full(n, FIRST, dtype=np.int64)
+    states = np.repeat(np.asarray(state, dtype=np.float32).reshape(1, -1), n, axis=0)
+    for _ in range(maxlen):
+        if not len(live):
+            break
         logits, states = step(last, states)
-        row = logits[0].astype(np.float64)
-        log_p = row - row.max()
-        log_p -= np.log(np.exp(log_p).sum())
-        choice = log_p.copy()
-        if not use_unk and len(choice) > UNKNOWN:
-            choice[UNKNOWN] = -np.inf
-        word = int(choice.argmax()) if argmax else _draw(choice / temperature, top_k, top_p, rng)
-        words.append(word)
-        cost -= float(log_p[word])
-        last[0] = word
-    return Hypothesis(words, cost, words[-1] == END if words else False)
+        log_p = logits - log_normaliser(logits, logits.max(axis=1))[:, None]
+        choice = log_p
+        if not use_unk and log_p.shape[1] > UNKNOWN:
+            choice = log_p.copy()
+            choice[:, UNKNOWN] = -np.inf
+        if argmax:
+            last = choice.argmax(axis=1)
+        else:
+            last = np.array([_draw(row, temperature, top_k, top_p, u)
+                             for row, u in zip(choice, rng.random(len(live)))], dtype=np.int64)
+        costs[live] -= log_p[np.arange(len(live)), last]
+        for i, word in zip(live, last):
+            words[i].append(int(word))
+        going = np.flatnonzero(last != END)
+        live, last, states = live[going], last[going], states[going]
+    return [Hypothesis(w, float(cost), bool(w) and w[-1] == END) for w, cost in zip(words, costs)]
 
 
-def _draw(log_p: np.ndarray, top_k: int | None, top_p: float | None,
-          rng: np.random.Generator) -> int:
-    p = np.exp(log_p - log_p.max())
-    p /= p.sum()
-    if top_k is not None or top_p is not None:
-        order = np.argsort(-p, kind="stable")
-        if top_k is not None:
-            order = order[:top_k]
-        if top_p is not None:
-            mass = np.cumsum(p[order]) / p[order].sum()
-            order = order[:int(np.searchsorted(mass, top_p)) + 1]
-        kept = np.zeros_like(p)
-        kept[order] = p[order]
-        p = kept / kept.sum()
-    return int(rng.choice(len(p), p=p))
+_LIKELY = 256  # words that are sorted before a nucleus is looked for among all
+
+
+def _draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, u: float) -> int:
+    """The word at ``u`` (0 <= u < 1) of the distribution function."""
+    p = np.exp((log_p - log_p.max()) / temperature, dtype=np.float64)
+    if top_k is None and top_p is None:
+        return _at(np.cumsum(p), u)
+    kept = len(p) if top_k is None else min(top_k, len(p))
+    wanted = p[_largest(p, kept)].sum() * (1.0 if top_p is None else top_p)
+    # Sorting all words would take most of the time; the nucleus is nearly always among the first.
+    for count in (min(_LIKELY, kept), kept):
+        chosen = _largest(p, count)
+        chosen = chosen[np.lexsort((chosen, -p[chosen]))]
+        mass = np.cumsum(p[chosen])
+        if mass[-1] >= wanted:
+            break
+    return int(chosen[_at(mass[:int(np.searchsorted(mass, wanted)) + 1], u)])
+
+
+def _largest(p: np.ndarray, count: int) -> np.ndarray:
+    """Where the ``count`` largest are, in no order."""
+    return np.argpartition(p, len(p) - count)[len(p) - count:] if count < len(p) else np.arange(len(p))
+
+
+def _at(mass: np.ndarray, u: float) -> int:
+    return min(int(np.searchsorted(mass, u * mass[-1], side="right")), len(mass) - 1)
 
 
 def gen_sample(f_init: Callable[[np.ndarray], np.ndarray], step: StepFunction, ctx: np.ndarray,

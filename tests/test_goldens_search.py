@@ -115,14 +115,40 @@ def test_sampling(models):
 
 
 def test_sampling_follows_the_distribution():
-    p = np.array([0.0, 0.5, 0.3, 0.15, 0.05])
-    rng = np.random.default_rng(0)
+    p = np.array([0.0, 0.0, 0.5, 0.3, 0.15, 0.05])
     with np.errstate(divide="ignore"):
-        log_p = np.log(p)
-    drawn = np.bincount([search._draw(log_p, None, None, rng) for _ in range(4000)], minlength=5) / 4000
-    np.testing.assert_allclose(drawn, p, atol=0.03)
-    assert {search._draw(log_p, 2, None, rng) for _ in range(200)} == {1, 2}
-    assert {search._draw(log_p, None, 0.7, rng) for _ in range(200)} == {1, 2}
+        log_p = np.log(p).astype(np.float32)
+
+    def first_words(n, **options):
+        found = search.samples(lambda y, h: (np.tile(log_p, (len(y), 1)), h), np.zeros((1, 1)), n, maxlen=1,
+                               rng=0, **options)
+        return np.array([h.words[0] for h in found])
+
+    np.testing.assert_allclose(np.bincount(first_words(4000), minlength=6) / 4000, p, atol=0.03)
+    colder = p ** 2 / (p ** 2).sum()
+    np.testing.assert_allclose(np.bincount(first_words(4000, temperature=0.5), minlength=6) / 4000, colder, atol=0.03)
+    assert set(first_words(200, top_k=2)) == set(first_words(200, top_p=0.7)) == {2, 3}
+    assert set(first_words(200, top_k=3, top_p=0.5)) == {2}
+
+
+def test_a_nucleus_wider_than_the_words_looked_at_first():
+    logits = np.zeros((1, 2000), dtype=np.float32)
+    found = search.samples(lambda y, h: (np.repeat(logits, len(y), axis=0), h), np.zeros((1, 1)), 3000, maxlen=1,
+                           rng=1, top_p=0.9)
+    different = {h.words[0] for h in found}
+    assert 1200 < len(different) <= 1801
+
+
+def test_passages_drawn_side_by_side_are_those_the_network_gives(models):
+    """Costs of passages that end at different steps, against one word at a time."""
+    dec, contexts, _ = models[NAMES[0]]
+    state = dec.f_init(contexts[:1])
+    for found in search.samples(dec.step, state, 5, maxlen=12, rng=3, temperature=1.5):
+        h, last, cost = state, -1, 0.0
+        for word in found.words:
+            p, h = dec.f_next(np.array([last]), h)
+            cost, last = cost - np.log(p[0, word]), word
+        assert found.cost == pytest.approx(cost, rel=1e-4)
 
 
 def test_selection_is_exact():
