@@ -105,6 +105,8 @@ def _story_parser() -> argparse.ArgumentParser:
     add("--strength", type=float, default=1.0, metavar="X", help="of the style shift; 0 tells in caption "
         "style (default: %(default)s)")
     add("--lyric", action="store_true", help="print the story in lines, split at commas")
+    add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without blanks "
+        "before punctuation, or the decoder's own words (default: the settings')")
     add("--n-best", type=int, default=1, metavar="N", help="print the N best stories with their costs")
     add("--sample", action="store_true", help="draw the words at random instead of searching")
     add("--temperature", type=float, default=1.0, metavar="T", help="with --sample: below 1 bolder, above 1 "
@@ -135,7 +137,7 @@ def _tell(options: argparse.Namespace) -> int:
                 z, source, options.k, options.beam_width, options.lyric, style=options.style,
                 strength=options.strength, n_best=options.n_best, sample=options.sample,
                 temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
-                seed=options.seed, maxlen=options.max_words, show=False)
+                seed=options.seed, maxlen=options.max_words, prose=options.prose, show=False)
         except StorytellerError as error:
             if len(options.images) == 1:
                 raise
@@ -151,7 +153,7 @@ def _tell(options: argparse.Namespace) -> int:
 
 
 def _print(story, options: argparse.Namespace) -> None:
-    from .stories import lyric_lines, print_story
+    from .stories import print_story
     if options.json:
         print(json.dumps(story.to_dict(), ensure_ascii=False), flush=True)
         return
@@ -160,7 +162,7 @@ def _print(story, options: argparse.Namespace) -> None:
     print_story(story)
     for passage in story.alternatives[1:]:
         print()
-        print("\n".join(lyric_lines(passage.text)) if story.lyric else passage.text)
+        print("\n".join(story.lines_of(passage.text)))
         print(f"(cost {passage.cost:.2f}; the first: {story.cost:.2f})")
     if len(options.images) > 1:
         print()

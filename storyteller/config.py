@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Union
 
+from . import compact
 from .errors import StorytellerError
 
 VARIABLE = "STORYTELLER_CONFIG"
@@ -77,6 +78,8 @@ class Config:
         Key -> path, see :data:`FILES`.
     styles : dict
         Name -> path of further style vectors.
+    telling : dict
+        Defaults of the options of :func:`storyteller.generate.story` (``prose``, ``candidates`` ...).
     source : str
         Where the settings come from, for messages.
     """
@@ -84,6 +87,7 @@ class Config:
     cpu_mode: bool = True
     paths: dict[str, str] = field(default_factory=dict)
     styles: dict[str, str] = field(default_factory=dict)
+    telling: dict[str, Any] = field(default_factory=dict)
     source: str = "defaults"
 
     def path(self, key: str) -> str:
@@ -124,13 +128,15 @@ class Config:
         """The file of a named style: in ``styles``, or NAME_style.npy or NAME.npy beside posbias."""
         if name in self.styles:
             return self.styles[name]
-        folder = os.path.dirname(self.paths.get("posbias", ""))
-        for candidate in (f"{name}_style.npy", f"{name}.npy"):
-            path = os.path.join(folder, candidate)
-            if "posbias" in self.paths and os.path.isfile(path):
-                return path
-        known = sorted(set(self.styles) | set(_styles_in(folder)) if "posbias" in self.paths
-                       else self.styles)
+        folders = [os.path.dirname(self.paths["posbias"])] if "posbias" in self.paths else []
+        if self.paths.get("skmodels") == compact.FOLDER:  # the compact styles fit no other skip-thoughts
+            folders.append(compact.FOLDER)
+        for folder in folders:
+            for candidate in (f"{name}_style.npy", f"{name}.npy"):
+                path = os.path.join(folder, candidate)
+                if os.path.isfile(path):
+                    return path
+        known = sorted(set(self.styles).union(*map(_styles_in, folders)))
         raise StorytellerError(f"style {name!r} is neither a file nor a known style: expected "
                                f"{', '.join(known) or 'the path of an .npy file'}; make one with "
                                "`storyteller style make TEXTS -o NAME_style.npy`")
@@ -180,7 +186,7 @@ def load(config: ConfigLike = None) -> Config:
         # Many a project has a config.py; ours names one of these.
         if re.search(r"^(FLAG_CPU_MODE|paths)\s*=", source, re.MULTILINE):
             return _from_file(DEFAULT_FILE, "the current folder")
-    return Config()
+    return _from_names({}, "none, the compact models that come with storyteller", os.getcwd())
 
 
 def _read(path: str) -> str:
@@ -212,7 +218,24 @@ def _from_names(names: Mapping[str, Any], source: str, folder: str) -> Config:
     if caffe and os.path.isfile(caffe) and not os.path.isfile(paths.get("vgg", "")):
         paths["vgg"] = caffe
     styles = _paths(names.get("styles", {}), "styles", source, folder)
-    return Config(bool(cpu_mode), paths, styles, source)
+    left = compact.paths(paths)
+    telling = {**(compact.TELLING if "decmodel" in left else {}), **_telling(names.get("telling", {}), source)}
+    return Config(bool(cpu_mode), {**left, **paths}, styles, telling, source)
+
+
+def _telling(value: Any, source: str) -> dict[str, Any]:
+    if not isinstance(value, Mapping):
+        raise StorytellerError(f"{source}: telling is a {type(value).__name__}: expected a dict of options of "
+                               f"story() ({', '.join(compact.TELLING)})")
+    for name, option in value.items():
+        if name not in compact.TELLING:
+            raise StorytellerError(f"{source}: telling has the unknown option {name!r}: expected "
+                                   f"{', '.join(compact.TELLING)}")
+        kind = type(compact.TELLING[name])
+        if type(option) is not kind and not (kind is float and type(option) is int):
+            raise StorytellerError(f"{source}: telling[{name!r}] is {option!r}: expected {kind.__name__}, such as "
+                                   f"{compact.TELLING[name]!r}")
+    return dict(value)
 
 
 def _paths(value: Any, name: str, source: str, folder: str) -> dict[str, str]:

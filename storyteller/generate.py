@@ -168,7 +168,7 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
           style: Style = None, strength: float = 1.0, n_best: int = 1, sample: bool = False,
           temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
           seed: int | None = None, maxlen: int = 1000, use_unk: bool = False,
-          show: bool = True) -> Story:
+          prose: bool | None = None, show: bool = True) -> Story:
     """Tell a story about a picture.
 
     Parameters
@@ -198,6 +198,10 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
         Words at most.
     use_unk : bool
         Allow the unknown word.
+    prose : bool, optional
+        Show the story as a reader expects it, with capitals and without blanks before punctuation;
+        False: the decoder's own words, as the original does.  The settings' ``telling['prose']`` by
+        default, which is True for the compact models alone.
     show : bool
         Print the story, as the original does.
 
@@ -242,7 +246,8 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
     timings["passage"] = watch() - start
 
     told = Story(image=_image_name(image), captions=captions, passage=found[0].text, cost=found[0].cost,
-                 style=style_name, timings=timings, lyric=lyric, alternatives=found, picture=pixels)
+                 style=style_name, timings=timings, lyric=lyric, prose=_told(z, "prose", prose, False),
+                 alternatives=found, picture=pixels)
     if show:
         print_story(told)
     return told
@@ -302,6 +307,12 @@ def _book_style(z: Mapping[str, Any], style: Style) -> tuple[np.ndarray, str]:
                                    "array (named styles need z from load_all)")
         path = z.config.style_path(path)
     return styles.load(path, z["stv"].dim), _style_name(path)
+
+
+def _told(z: Mapping[str, Any], name: str, given: Any, otherwise: Any) -> Any:
+    """An option of telling: as given, else the settings', else the original's."""
+    settings = z.config.telling if isinstance(z, Models) else {}
+    return settings.get(name, otherwise) if given is None else given
 
 
 def _style_name(path: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from .decoder import Passage
+from .text import detokenize
 
 SHOWN_CAPTIONS = 5
 _PICTURE_SIDE = 480  # of the picture in HTML, in pixels
@@ -44,6 +46,9 @@ class Story:
         Seconds of each stage: features, captions, thoughts, passage.
     lyric : bool
         Whether it is to be shown in lines.
+    prose : bool
+        Whether it is to be shown as a reader expects it, with capitals and without blanks before
+        punctuation, in place of the decoder's own words.
     alternatives : list of Passage
         All passages asked for, the best first.
     picture : array (h, w, 3) uint8
@@ -57,6 +62,7 @@ class Story:
     style: str
     timings: dict[str, float]
     lyric: bool = False
+    prose: bool = False
     alternatives: list[Passage] = field(default_factory=list)
     picture: np.ndarray | None = None
 
@@ -68,9 +74,20 @@ class Story:
             self.picture = np.asarray(picture)
 
     @property
+    def text(self) -> str:
+        """The passage, made readable with ``prose``."""
+        return detokenize(self.passage) if self.prose else self.passage
+
+    @property
     def lines(self) -> list[str]:
-        """The passage as it is printed: one line, or with ``lyric`` a line for every comma."""
-        return lyric_lines(self.passage) if self.lyric else [self.passage]
+        """The passage as it is printed: one line, or with ``lyric`` several."""
+        return self.lines_of(self.passage)
+
+    def lines_of(self, passage: str) -> list[str]:
+        """A passage as this story's would be printed."""
+        if not self.lyric:
+            return [detokenize(passage) if self.prose else passage]
+        return verse_lines(passage) if self.prose else lyric_lines(passage)
 
     def __repr__(self) -> str:
         words = self.passage.split()
@@ -81,7 +98,7 @@ class Story:
     def to_dict(self) -> dict[str, Any]:
         """Everything but the picture, as plain Python values."""
         return {"image": self.image, "style": self.style, "passage": self.passage, "cost": self.cost,
-                "lyric": self.lyric,
+                "lyric": self.lyric, "text": "\n".join(self.lines),
                 "captions": [{"text": c.text, "score": c.score} for c in self.captions],
                 "alternatives": [{"passage": p.text, "cost": p.cost, "finished": p.finished}
                                  for p in self.alternatives],
@@ -111,6 +128,12 @@ class Story:
 def lyric_lines(passage: str) -> list[str]:
     """Split at every comma; each piece loses its one leading space."""
     return [piece[1:] if piece.startswith(" ") else piece for piece in passage.split(",")]
+
+
+def verse_lines(passage: str) -> list[str]:
+    """Readable lines: one for every pause of the passage, its mark kept, each with a capital."""
+    pieces = re.split(r"(?<=[,.;:!?])\s+(?=\w|[`(\"'])", detokenize(passage))
+    return [piece[:1].upper() + piece[1:] for piece in pieces if piece]
 
 
 def print_story(story: Story) -> None:

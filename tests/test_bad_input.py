@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import os
 import pickle
+import re
 import shutil
 import struct
 import zlib
@@ -376,9 +377,9 @@ def test_caffe_weights_serve_where_lasagnes_are_missing(tmp_path):
 
 def test_where_settings_come_from(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert config.load().source == "defaults"
+    assert "compact" in config.load().source
     Path("config.py").write_text("DEBUG = True\nimport flask\napp = flask.Flask()\n")  # somebody else's
-    assert config.load().source == "defaults"
+    assert "compact" in config.load().source
     Path("config.py").write_text("paths = {'vgg': 'a'}")
     assert config.load().paths["vgg"].endswith("a")
     other = settings(tmp_path, "paths = {'vgg': 'b'}")
@@ -386,3 +387,21 @@ def test_where_settings_come_from(tmp_path, monkeypatch):
     assert config.load().paths["vgg"].endswith("b")
     assert config.load({"vgg": "c"}).paths["vgg"] == os.path.join(str(tmp_path), "c")
     assert config.load({"paths": {"vgg": "/d"}, "FLAG_CPU_MODE": False}).paths["vgg"] == "/d"
+
+
+def test_what_no_setting_names_is_left_to_the_compact_models(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    left = config.load({"decmodel": "mine.npz", "skmodels": "mine"}).paths
+    assert "dictionary" not in left and "sktables" not in left  # they belong to what was named
+    assert set(left) == set(config.FILES) - {"dictionary", "sktables"}
+    assert os.path.basename(left["captions"]) == "captions.txt"
+    assert config.load().telling["prose"] is True and not config.load({"decmodel": "mine.npz"}).telling
+
+
+@pytest.mark.parametrize("source, words", [
+    ("telling = 'prose'", "a dict of options"), ("telling = {'prosa': True}", "'prosa'"),
+    ("telling = {'prose': 'yes'}", "expected bool")])
+def test_options_of_telling_in_settings(tmp_path, source, words):
+    assert config.load(settings(tmp_path, "telling = {'prose': False}")).telling["prose"] is False
+    with pytest.raises(StorytellerError, match=re.escape(words)):
+        config.load(settings(tmp_path, source))

@@ -131,11 +131,11 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
     (models / "config.py").write_text("""
 paths = dict(skmodels='models', sktables='models', decmodel='decoder.npz', dictionary='decoder_dictionary.pkl',
              vsemodel='coco_embedding.npz', captions='captions.txt', negbias='caption_style.npy',
-             posbias='romance_style.npy')
+             posbias='romance_style.npy', vgg='vgg19.pkl')
 """)
     assert cli.main(["check", "--config", str(models / "config.py"), "--json"]) == 1
     status = {Path(f["path"] or f["key"]).name: f["status"] for f in json.loads(capsys.readouterr().out)}
-    assert status.pop("utable.npy") == "missing" and status.pop("vgg") == "missing"
+    assert status.pop("utable.npy") == "missing" and status.pop("vgg19.pkl") == "missing"
     assert status.pop("uni_skip.npz") == "damaged"
     assert status.pop("romance_style.npy") == "wrong shape" and status.pop("decoder.npz") == "wrong shape"
     assert set(status.values()) == {"found"}
