@@ -8,6 +8,7 @@ from typing import Any, Callable
 
 from . import config as _config
 from . import decoder, embedding, formats, skipthoughts, style, text
+from .efficientnet import load_params
 from .errors import StorytellerError
 from .progress import progress_bar
 
@@ -180,6 +181,8 @@ def _style(path: str, known: dict[str, Any]) -> str:
 
 
 def _convnet(path: str, known: dict[str, Any]) -> str:
+    if formats.is_archive(path):
+        return f"EfficientNet-Lite0, {len(load_params(path))} parameters"
     _, spec = formats.load_vgg19(path)
     return f"VGG-19 ({spec['source']})"
 

@@ -91,9 +91,9 @@ def load_vgg19(path: str | os.PathLike, shapes: Mapping[str, Sequence[int]] | No
         if kind == "hdf5":
             source, read = "keras", _read_keras
         elif kind in ("torch", "zip"):
-            source, read = "torchvision", _read_torch_zip
+            source, read = "torchvision", _vgg19_of(_read_torch_zip)
         elif head.startswith(_TORCH_MAGIC):
-            source, read = "torchvision", _read_torch_legacy
+            source, read = "torchvision", _vgg19_of(_read_torch_legacy)
         elif head[:1] in (b"\x0a", b"\x12", b"\xa2") and kind in ("unknown", "text", "pickle"):
             source, read = "caffe", _read_caffe
         elif kind == "pickle":
@@ -107,6 +107,33 @@ def load_vgg19(path: str | os.PathLike, shapes: Mapping[str, Sequence[int]] | No
         shift = (_MEAN / 255 - _TORCH_MEAN) / _TORCH_STD
     return params, {"source": source, "scale": scale.astype(np.float32),
                     "shift": shift.astype(np.float32)}
+
+
+def load_torch_state(path: str | os.PathLike) -> dict[str, np.ndarray]:
+    """Read the floating-point tensors of a state dict that torch.save wrote, without PyTorch.
+
+    Parameters
+    ----------
+    path : either format of torch.save.
+
+    Returns
+    -------
+    Name -> float32 array, in the order of the file.
+
+    Raises
+    ------
+    StorytellerError : the file is missing, something else or damaged.
+    """
+    what = "a state dict of PyTorch"
+    kind = check_readable(path, what)
+    with open_file(path, what) as file:
+        if kind in ("torch", "zip"):
+            return _read_torch_zip(file, path, _all_tensors)
+        legacy = file.read(64).startswith(_TORCH_MAGIC)
+        file.seek(0)
+        if legacy:
+            return _read_torch_legacy(file, path, _all_tensors)
+    raise wrong_kind(path, what)
 
 
 def _bias_shape(shape: Sequence[int]) -> tuple[int]:
@@ -437,14 +464,44 @@ def _torch_machine(file: BinaryIO, size: int, path: Any) -> tuple[Machine, dict[
     return Machine(file, size, path, names=names, persistent=persistent), sizes
 
 
-def _torch_params(state: Any, path: Any, shapes: Mapping[str, Sequence[int]],
-                  read: Callable[[_Storage, int, int], np.ndarray]) -> list[np.ndarray]:
-    """Collect the parameters; `read(storage, first, count)` fetches numbers of a storage."""
+# Takes the unpickled state, the path, and read(storage, first, count), which fetches numbers.
+_Collect = Callable[[Any, Any, Callable[[_Storage, int, int], np.ndarray]], Any]
+
+
+def _vgg19_of(read: Callable[[BinaryIO, Any, _Collect], list[np.ndarray]]) -> Callable[..., list[np.ndarray]]:
+    def params(file: BinaryIO, path: Any, shapes: Mapping[str, Sequence[int]]) -> list[np.ndarray]:
+        return read(file, path, lambda state, path, fetch: _torch_params(state, path, shapes, fetch))
+    return params
+
+
+def _state_dict(state: Any, path: Any) -> dict[str, Any]:
     if isinstance(state, dict) and isinstance(state.get("state_dict"), dict):
         state = state["state_dict"]
     if not isinstance(state, dict):
         raise StorytellerError(f"{path}: holds a pickled {type(state).__name__}; expected {_WHAT} "
                                "as a state dict, so save model.state_dict()")
+    return state
+
+
+def _fetch(tensor: _Tensor, name: str, path: Any, read: Callable[[_Storage, int, int], np.ndarray]) -> np.ndarray:
+    last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride))
+    if tensor.offset + last >= tensor.storage.size:
+        raise StorytellerError(f"{path}: layer {name} lies beyond its storage; {AGAIN}")
+    flat = read(tensor.storage, tensor.offset, last + 1)
+    strides = tuple(step * flat.itemsize for step in tensor.stride)
+    return np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+
+
+def _all_tensors(state: Any, path: Any, read: Callable[[_Storage, int, int], np.ndarray]) -> dict[str, np.ndarray]:
+    return {str(name): _float32(_fetch(tensor, str(name), path, read))
+            for name, tensor in _state_dict(state, path).items()
+            if type(tensor) is _Tensor and tensor.storage.dtype.kind == "f"}
+
+
+def _torch_params(state: Any, path: Any, shapes: Mapping[str, Sequence[int]],
+                  read: Callable[[_Storage, int, int], np.ndarray]) -> list[np.ndarray]:
+    """Collect VGG-19's parameters."""
+    state = _state_dict(state, path)
     params = []
     for (layer, shape), prefix in zip(shapes.items(), _TORCH_LAYERS):
         dense = len(shape) == 2
@@ -454,13 +511,7 @@ def _torch_params(state: Any, path: Any, shapes: Mapping[str, Sequence[int]],
             if type(tensor) is not _Tensor or tensor.storage.dtype.kind != "f":
                 raise _lacks(path, f"{prefix}.{part} ({layer})")
             _check_shape(path, f"{prefix} ({layer})", part, tensor.shape, expected)
-            last = sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride))
-            if tensor.offset + last >= tensor.storage.size:
-                raise StorytellerError(f"{path}: layer {prefix} ({layer}) has a {part} beyond its "
-                                       f"storage; expected {_WHAT}, so {AGAIN}")
-            flat = read(tensor.storage, tensor.offset, last + 1)
-            strides = tuple(step * flat.itemsize for step in tensor.stride)
-            array = np.lib.stride_tricks.as_strided(flat, tensor.shape, strides, writeable=False)
+            array = _fetch(tensor, f"{prefix}.{part} ({layer})", path, read)
             if dense and part == "weight":
                 array = array.T
             elif layer == "conv1_1" and part == "weight":
@@ -469,8 +520,7 @@ def _torch_params(state: Any, path: Any, shapes: Mapping[str, Sequence[int]],
     return params
 
 
-def _read_torch_legacy(file: BinaryIO, path: Any, shapes: Mapping[str, Sequence[int]]
-                       ) -> list[np.ndarray]:
+def _read_torch_legacy(file: BinaryIO, path: Any, collect: _Collect) -> Any:
     size = os.fstat(file.fileno()).st_size
     machine, sizes = _torch_machine(file, size, path)
     machine.load()
@@ -507,22 +557,20 @@ def _read_torch_legacy(file: BinaryIO, path: Any, shapes: Mapping[str, Sequence[
             raise short
         return np.frombuffer(data, storage.dtype)
 
-    return machine.guarded(lambda: _torch_params(state, path, shapes, read))
+    return machine.guarded(lambda: collect(state, path, read))
 
 
-def _read_torch_zip(file: BinaryIO, path: Any, shapes: Mapping[str, Sequence[int]]
-                    ) -> list[np.ndarray]:
+def _read_torch_zip(file: BinaryIO, path: Any, collect: _Collect) -> Any:
     try:
         with zipfile.ZipFile(file) as archive:
-            return _torch_zip_params(archive, os.fstat(file.fileno()).st_size, path, shapes)
+            return _torch_zip_params(archive, os.fstat(file.fileno()).st_size, path, collect)
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, ValueError, KeyError,
             IndexError, OverflowError, struct.error, NotImplementedError) as error:
         raise StorytellerError(f"{path}: is a damaged or truncated PyTorch file ({error}); {AGAIN}"
                                ) from error
 
 
-def _torch_zip_params(archive: zipfile.ZipFile, size: int, path: Any,
-                      shapes: Mapping[str, Sequence[int]]) -> list[np.ndarray]:
+def _torch_zip_params(archive: zipfile.ZipFile, size: int, path: Any, collect: _Collect) -> Any:
     members = {info.filename: info for info in archive.infolist()}
     pickled = [name for name in members if name == "data.pkl" or name.endswith("/data.pkl")]
     if not pickled:
@@ -554,7 +602,7 @@ def _torch_zip_params(archive: zipfile.ZipFile, size: int, path: Any,
                                    + AGAIN)
         return np.frombuffer(data, storage.dtype)[first:first + count]
 
-    return _torch_params(state, path, shapes, read)
+    return collect(state, path, read)
 
 
 # ------------------------------------------------------------------------------ Keras

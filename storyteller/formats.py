@@ -33,7 +33,7 @@ from typing import Any, BinaryIO, Callable, NamedTuple, Optional
 
 import numpy as np
 
-from .convnets import VGG19_SHAPES, load_vgg19, save_vgg19_pickle
+from .convnets import VGG19_SHAPES, load_torch_state, load_vgg19, save_vgg19_pickle
 from .errors import StorytellerError
 from .pickles import (
     AGAIN,
@@ -50,7 +50,7 @@ __all__ = [
     "VGG19_SHAPES", "array_names", "convert_object_table", "describe", "int_option",
     "is_object_table",
     "load_arrays", "load_dictionary", "load_matrix", "load_options", "load_pickle",
-    "load_vector", "load_vgg19", "save_arrays", "save_npy_header", "save_pickle",
+    "load_torch_state", "load_vector", "load_vgg19", "save_arrays", "save_npy_header", "save_pickle",
     "save_vgg19_pickle", "table_shape", "write_atomically",
 ]
 
@@ -380,6 +380,11 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str],
                 arrays[name] = _read_array(file, header, dtype, where)
                 file.read(1)    # reaching the end is what makes zipfile compare the checksum
     return arrays
+
+
+def is_archive(path: str | os.PathLike) -> bool:
+    """Whether a file is an .npz archive, by its content; False where there is no file."""
+    return sniff(path)[0] == "npz"
 
 
 def save_arrays(path: str | os.PathLike, **arrays: np.ndarray) -> None:

@@ -223,7 +223,7 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
     start = watch()
     b, style_name = _book_style(z, style)
     pixels = open_image(image)
-    _, im = load_image(pixels)
+    _, im = load_image(pixels, z["net"])
     features = compute_features(z["net"], im).reshape(1, -1)
     norm = np.linalg.norm(features)
     features = features / norm if norm else features

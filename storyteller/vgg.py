@@ -1,4 +1,7 @@
-"""Image preparation and the VGG-19 features (Simonyan & Zisserman 2015, arXiv:1409.1556)."""
+"""Image preparation and the VGG-19 features (Simonyan & Zisserman 2015, arXiv:1409.1556).
+
+:func:`build_convnet` and :func:`compute_features` serve EfficientNet-Lite0 (:mod:`storyteller.efficientnet`) too.
+"""
 from __future__ import annotations
 
 import io
@@ -10,6 +13,7 @@ from typing import IO, Any, Union
 import numpy as np
 
 from . import formats
+from .efficientnet import EfficientNetLite0, load_params
 from .errors import StorytellerError
 from .layers import dense
 
@@ -158,30 +162,36 @@ def _array_to_rgb(array: np.ndarray) -> np.ndarray:
     return scaled
 
 
-def load_image(file_name: Image) -> tuple[np.ndarray, np.ndarray]:
+def load_image(file_name: Image, net: ConvNet | EfficientNetLite0 | None = None) -> tuple[np.ndarray, np.ndarray]:
     """Prepare an image for the network.
 
-    The smaller side is scaled to 256 pixels (bilinear, without anti-aliasing, zeros outside
+    For VGG-19 the smaller side is scaled to 256 pixels (bilinear, without anti-aliasing, zeros outside
     the image) and the middle 224 x 224 pixels are cut out.
 
     Parameters
     ----------
     file_name : path, bytes, file object, PIL image or array
         See :func:`open_image`.
+    net : optional
+        The network of :func:`build_convnet` that shall see it; VGG-19 by default.
 
     Returns
     -------
     rawim : array (224, 224, 3) uint8
         The crop, R, G, B.
     im : array (1, 3, 224, 224) float32
-        The crop, B, G, R, minus the channel means 103.939, 116.779, 123.68.
+        For VGG-19 the crop, B, G, R, minus the channel means 103.939, 116.779, 123.68; for
+        EfficientNet-Lite0 see its ``prepare``.
 
     Raises
     ------
     StorytellerError
         See :func:`open_image`.
     """
-    pixels = open_image(file_name)
+    return (ConvNet if net is None else net).prepare(open_image(file_name))
+
+
+def _prepared(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     crop = _resized_crop(pixels)
     im = crop.transpose(2, 0, 1)[::-1] - MEAN_BGR[:, None, None]
     return crop.astype(np.uint8), np.ascontiguousarray(im[None], dtype=np.float32)
@@ -214,7 +224,8 @@ class ConvNet:
         Name -> output node, ``conv1_1`` ... ``pool5``, ``fc6``, ``fc7``, ``fc8``, ``prob``.
     """
 
-    n_features = 4096
+    n_features, default_layer = 4096, "fc7"
+    prepare = staticmethod(_prepared)
 
     def __init__(self, params: list[np.ndarray], spec: dict, device: str = "cpu"):
         from . import backend as be
@@ -302,45 +313,48 @@ def _lasagne_layers(x, params: list[np.ndarray]) -> dict:
     return dict(zip(net, outputs))
 
 
-def build_convnet(path_to_vgg: str | os.PathLike, device: str = "cpu") -> ConvNet:
-    """Load VGG-19.
+def build_convnet(path_to_vgg: str | os.PathLike, device: str = "cpu") -> ConvNet | EfficientNetLite0:
+    """Load VGG-19 or EfficientNet-Lite0.
 
     Parameters
     ----------
     path_to_vgg : path
         Lasagne's ``vgg19.pkl``, the authors' ``VGG_ILSVRC_19_layers.caffemodel``, torchvision's
         ``vgg19-*.pth`` or Keras's ``vgg19_weights_tf_dim_ordering_tf_kernels.h5`` (needs the extra
-        ``storyteller[keras]``).  Told apart by content.
+        ``storyteller[keras]``), or EfficientNet-Lite0's ``.npz`` that comes with the package.  Told apart
+        by content.
     device : str
         See :mod:`storyteller.backend`.
 
     Returns
     -------
-    ConvNet
+    ConvNet or EfficientNetLite0
 
     Raises
     ------
     StorytellerError
         If the file is missing, damaged or holds another network.
     """
+    if formats.is_archive(path_to_vgg):
+        return EfficientNetLite0(load_params(path_to_vgg), device)
     params, spec = formats.load_vgg19(path_to_vgg)
     return ConvNet(params, spec, device)
 
 
-def compute_features(net: ConvNet, im: np.ndarray, layer: str = "fc7") -> np.ndarray:
+def compute_features(net: ConvNet | EfficientNetLite0, im: np.ndarray, layer: str | None = None) -> np.ndarray:
     """Features of prepared images.
 
     Parameters
     ----------
-    net : ConvNet
+    net : ConvNet or EfficientNetLite0
     im : array (n, 3, 224, 224) or (3, 224, 224) float32
         From :func:`load_image`; stack several for a batch.
-    layer : str
-        fc7 after its rectifier by default.
+    layer : str, optional
+        By default VGG-19's fc7 after its rectifier, or EfficientNet-Lite0's pool.
 
     Returns
     -------
-    array (n, 4096) float32
+    array (n, 4096) or (n, 1280) float32
         Or the named layer's output.
 
     Raises
@@ -349,6 +363,7 @@ def compute_features(net: ConvNet, im: np.ndarray, layer: str = "fc7") -> np.nda
         If ``im`` has another shape or ``layer`` is unknown.
     """
     im = np.asarray(im, dtype=np.float32)
+    layer = net.default_layer if layer is None else layer
     if im.ndim == 3:
         im = im[None]
     if im.ndim != 4 or im.shape[1:] != (3, CROP, CROP):

@@ -19,6 +19,15 @@ def register() -> None:
                 x, w, (1, 1), [(op.pad, op.pad)] * 2, dimension_numbers=("NCHW", "OIHW", "NCHW"))
         return conv
 
+    @jax_funcify.register(operations._SameConv2d)
+    def _(op, **kwargs):
+        def conv(x, w, b):
+            out = jax.lax.conv_general_dilated(
+                x, w, (op.stride, op.stride), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW"),
+                feature_group_count=op.groups) + b[:, None, None]
+            return out if op.limit is None else jnp.clip(out, 0, op.limit)
+        return conv
+
     @jax_funcify.register(operations._MaxPool2d)
     def _(op, **kwargs):
         def pool(x):

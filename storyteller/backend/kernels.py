@@ -40,6 +40,63 @@ def conv2d(x: np.ndarray, w: np.ndarray, pad: int) -> np.ndarray:
     return out.reshape(n, o, out_h, out_w)
 
 
+def same_padding(size: int, kernel: int, stride: int) -> tuple[int, int, int]:
+    """TensorFlow's "SAME": (output size, zeros before, zeros behind), the odd zero behind."""
+    out = -(-size // stride)
+    total = max((out - 1) * stride + kernel - size, 0)
+    return out, total // 2, total - total // 2
+
+
+def same_conv2d(x: np.ndarray, w: np.ndarray, b: np.ndarray, stride: int, groups: int, limit: float | None
+                ) -> np.ndarray:
+    """Cross-correlation with "SAME" padding, biases, and values cut to 0 .. limit (None: not at all).
+
+    x (n, c, h, w), w (o, c, k, k) with one group or (c, 1, k, k) with c groups, b (o,) -> (n, o, h', w').
+    """
+    n, c, height, width = x.shape
+    o, _, k, _ = w.shape
+    if groups == 1 and k == stride == 1:
+        out = np.matmul(w.reshape(o, c), x.reshape(n, c, height * width)).reshape(n, o, height, width)
+        return _finish(out, b, limit)
+    out_h, above, below = same_padding(height, k, stride)
+    out_w, left, right = same_padding(width, k, stride)
+    out = np.empty((n, o, out_h, out_w), dtype=x.dtype)
+    # A few channels at a time, which stay in the cache over all k x k shifts.
+    block = c if groups == 1 else max(1, min(c, (CHUNK_BYTES // 8) // (height * width * x.itemsize)))
+    padded = np.zeros((block, height + above + below, width + left + right), dtype=x.dtype)
+    product = np.empty((block, out_h, out_w), dtype=x.dtype)
+
+    def shifted(count: int, i: int, j: int) -> np.ndarray:
+        return padded[:count, i:i + (out_h - 1) * stride + 1:stride, j:j + (out_w - 1) * stride + 1:stride]
+
+    for image, target in zip(x, out):
+        for first in range(0, c, block):
+            count = min(block, c - first)
+            padded[:count, above:above + height, left:left + width] = image[first:first + count]
+            if groups == 1:
+                patches = np.empty((c, k, k, out_h, out_w), dtype=x.dtype)
+                for i in range(k):
+                    for j in range(k):
+                        patches[:, i, j] = shifted(c, i, j)
+                np.matmul(w.reshape(o, -1), patches.reshape(c * k * k, -1), out=target.reshape(o, -1))
+                continue
+            part = target[first:first + count]
+            factors = w[first:first + count, 0, :, :, None, None]
+            for i in range(k):
+                for j in range(k):
+                    if i == j == 0:
+                        np.multiply(shifted(count, i, j), factors[:, i, j], out=part)
+                    else:
+                        np.multiply(shifted(count, i, j), factors[:, i, j], out=product[:count])
+                        part += product[:count]
+    return _finish(out, b, limit)
+
+
+def _finish(out: np.ndarray, b: np.ndarray, limit: float | None) -> np.ndarray:
+    out += b[:, None, None]
+    return out if limit is None else np.clip(out, 0, np.float32(limit), out=out)
+
+
 def winograd_filters(w: np.ndarray) -> np.ndarray:
     """Filters for :func:`winograd_conv2d`: (o, c, 3, 3) float32 -> (16, o, c) float32."""
     g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])

@@ -48,6 +48,19 @@ class _WinogradConv2d(Op):
         outputs[0][0] = kernels.winograd_conv2d(*inputs)
 
 
+class _SameConv2d(Op):
+    __props__ = ("stride", "groups", "limit")
+
+    def __init__(self, stride: int, groups: int, limit: float | None):
+        self.stride, self.groups, self.limit = stride, groups, limit
+
+    def make_node(self, x, w, b):
+        return Apply(self, [x, w, b], [T.tensor4(dtype="float32")])
+
+    def perform(self, node, inputs, outputs):
+        outputs[0][0] = kernels.same_conv2d(*inputs, self.stride, self.groups, self.limit)
+
+
 class _MaxPool2d(Op):
     __props__ = ()
 
@@ -77,6 +90,29 @@ def fixed_conv2d(x: Variable, w: np.ndarray, device: str = "cpu") -> Variable:
     if device == "cpu" and min(w.shape[:2]) >= 256 and not theano_on_gpu():
         return _WinogradConv2d()(x, shared(kernels.winograd_filters(w)))
     return conv2d(x, shared(w), pad=1)
+
+
+def same_conv2d(x: Variable, w: Variable, b: Variable, stride: int = 1, groups: int = 1,
+                limit: float | None = None) -> Variable:
+    """Cross-correlate as TensorFlow's "SAME" convolutions do, add biases, and cut to 0 .. ``limit``.
+
+    Parameters
+    ----------
+    x : variable (n, c, h, w) float32
+    w : variable (o, c / groups, k, k) float32
+    b : variable (o,) float32
+    stride : int
+        The output has ceil(h / stride) rows; of an odd number of padding zeros the odd one is behind.
+    groups : int
+        1, or c for a depthwise convolution (o = c).
+    limit : float, optional
+        6 for ReLU6; None leaves the values alone.
+
+    Returns
+    -------
+    variable (n, o, h', w') float32
+    """
+    return _SameConv2d(stride, groups, limit)(x, w, b)
 
 
 def max_pool2d(x: Variable) -> Variable:
