@@ -473,10 +473,10 @@ def test_bad_files(case, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     read, make, words = BAD[case]
     path = write(tmp_path, make())
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(StorytellerError, match=r"(?s)bad\.bin") as caught:
         read(path)
-    assert time.perf_counter() - start < 5
+    assert time.process_time() - start < 60     # none goes on for ever
     assert re.search(words, str(caught.value)), caught.value
     assert len(str(caught.value)) < 700
     assert os.listdir(tmp_path) == ["bad.bin"]      # nothing was executed, nothing left behind
