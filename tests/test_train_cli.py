@@ -189,6 +189,40 @@ def test_resume(place, model, run, tmp_path):
     assert (tmp_path / "parts_dictionary.pkl").read_bytes() == before
 
 
+def test_starting_from_models(place, model, trained, run, tmp_path):
+    """Fine-tuning on other texts takes the dictionary of the model before."""
+    path, line = tmp_path / "fine.npz", decoder_line(place, model, tmp_path / "fine.npz")
+    line[2] = str(place / "heldout.txt")
+    run(*line, "--init", trained, "--updates", 3)
+    before = formats.load_dictionary(place / "toy_dictionary.pkl")
+    assert formats.load_dictionary(tmp_path / "fine_dictionary.pkl") == before
+    gap = np.abs(np.load(path)["Wemb"] - np.load(trained)["Wemb"]).max()
+    assert 0 < gap < 0.05  # three steps of at most 0.01 from where the other ended
+    assert "initial parameters" in run(*line, "--updates", 5, "--resume", fails=1)
+    run(*line, "--init", trained, "--updates", 5, "--resume")
+    shutil.rmtree(f"{path}.data")
+    assert "'ff_state_W' has shape (36, 12)" in run(*line, "--init", trained, "--dim", 11, "--overwrite", fails=1)
+    assert not Path(f"{path}.data", "train.vectors.npy").exists()  # told before hours of encoding
+
+    skip = ["train", "skipthoughts", place / "heldout.txt", "-o", "fine", *TINY, "--updates", 2, "--init"]
+    run(*skip, model)
+    run(*skip, model, "--bidirectional", "--dim", 12)
+    assert (tmp_path / "fine" / "dictionary.txt").read_bytes() == (model / "dictionary.txt").read_bytes()
+    (tmp_path / "empty").mkdir()
+    vocabulary.save_dictionary(tmp_path / "other.pkl", {"sea": 2, "the": 3}, {})
+    for rest, says in (([tmp_path / "nowhere"], "nowhere: no such file or folder"),
+                       ([tmp_path / "empty"], "dictionary.pkl); name it as --vocab"),
+                       ([model, "--vocab", tmp_path / "other.pkl"], "same dictionary"),
+                       ([model, "--dim", 9], "'encoder_W' has shape (8, 24), and (8, 18)")):
+        assert says in run(*skip[:4], "elsewhere", *skip[5:], *rest, fails=1), rest
+    skip[4] = model
+    pairs = ["train", "embedding", "--data", place, "--name", "toy", *TINY, "--updates", 2, "-o"]
+    run(*pairs, tmp_path / "e.npz")
+    run(*pairs, tmp_path / "f.npz", "--init", tmp_path / "e.npz")
+    assert "'Wemb' has shape" in run(*pairs, "g.npz", "--init", "e.npz", "--dim-word", 9, fails=1)
+    assert "would be overwritten" in run(*skip, model, "--overwrite", fails=1)
+
+
 def test_vectors_go_on_where_they_stopped(place, model, tmp_path, monkeypatch):
     monkeypatch.setattr(commands, "_CHUNK", 8)
     encoder = skipthoughts.load_model(model)

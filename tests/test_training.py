@@ -299,3 +299,84 @@ def test_plot(data, tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(StorytellerError, match="training log"):
         trainer.plot_log(path, tmp_path / "curves.png")
+
+
+def test_starting_from_a_model(data, tmp_path):
+    """The parameters are those of the model before, the optimiser is fresh, resuming is as ever."""
+    folder, lines, words, counts, vectors = data
+    before, path = tmp_path / "before.npz", tmp_path / "toy.npz"
+    vocabulary.save_dictionary(tmp_path / "before_dictionary.pkl", words, counts)
+    trainer.Trainer(decoder_task(data, before, max_epochs=2), before).run(verbose=False)
+    saved = formats.load_arrays(before, formats.array_names(before))
+    task = decoder_task(data, path, init=before, max_epochs=2)
+    run = trainer.Trainer(task, path)
+    assert run.p.keys() == saved.keys() and not int(run.optimiser.state["step"].get_value())
+    for name in saved:
+        np.testing.assert_array_equal(run.arrays()[name], saved[name], err_msg=name)
+    run.run(verbose=False, max_updates=9)
+    trainer.Trainer(decoder_task(data, path, init=before, max_epochs=2), path, resume=True).run(verbose=False)
+    whole = tmp_path / "whole.npz"
+    trainer.Trainer(decoder_task(data, whole, init=before, max_epochs=2), whole).run(verbose=False)
+    one, other = final(whole), final(path)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    for other in (None, path):
+        if other:
+            vocabulary.save_dictionary(tmp_path / "toy_dictionary.pkl", words, counts)
+        with pytest.raises(StorytellerError, match="other initial parameters"):
+            trainer.Trainer(decoder_task(data, whole, init=other, max_epochs=2), whole, resume=True)
+
+
+def test_starting_from_a_model_that_does_not_fit(data, tmp_path):
+    _, lines, words, counts, _ = data
+    before, path = tmp_path / "before.npz", tmp_path / "toy.npz"
+    vocabulary.save_dictionary(tmp_path / "before_dictionary.pkl", words, counts)
+    decoder_task(data, before).save(decoder_task(data, before).params)
+    for options, says in (({"dim": 25}, "'ff_state_W' has shape .12, 24., and .12, 25."), ({"dim_word": 9}, "'Wemb'"),
+                          ({"doutput": False}, "a parameter 'ff_hid_W'")):
+        with pytest.raises(StorytellerError, match=says):
+            decoder_task(data, path, init=before, **options)
+    with pytest.raises(StorytellerError, match="would be overwritten"):
+        decoder_task(data, before, init=before)
+    with pytest.raises(StorytellerError, match="either embeddings or init"):
+        decoder_task(data, path, init=before, embeddings=np.zeros((14, 12), np.float32))
+    swapped = dict(zip(words, [3, 2, *range(4, 14)]))
+    vocabulary.save_dictionary(tmp_path / "before_dictionary.pkl", swapped, counts)
+    with pytest.raises(StorytellerError, match=f"{next(iter(words))}.*same dictionary"):
+        decoder_task(data, path, init=before)
+    vocabulary.save_dictionary(tmp_path / "before_dictionary.pkl", dict(list(words.items())[:-1]), counts)
+    with pytest.raises(StorytellerError, match="has no word at index 13"):
+        decoder_task(data, path, init=before)
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_starting_from_skip_thoughts(data, tmp_path, bidirectional):
+    _, lines, words, _, _ = data
+    names = ["<eos>", "UNK", *words]
+    encoded = corpus.EncodedCorpus.build(tmp_path / "train", lines, words, verbose=False)
+    options = {**OPTIONS, "bidirectional": bidirectional}
+    for folder in ("before", "after"):
+        (tmp_path / folder).mkdir()
+    before = tasks.SkipThoughtsTask(encoded, tmp_path / "before", names, **options)
+    changed = {name: array + np.float32(1) for name, array in before.params.items()}
+    before.save(changed)
+    task = tasks.SkipThoughtsTask(encoded, tmp_path / "after", names, init=tmp_path / "before", **options)
+    assert task.params.keys() == changed.keys() and task.init_key
+    for name in changed:
+        np.testing.assert_array_equal(task.params[name], changed[name])
+    says = f"dictionary.txt: has '{names[2]}' at index 2, and this training '{names[-1]}'"
+    with pytest.raises(StorytellerError, match=says):
+        tasks.SkipThoughtsTask(encoded, tmp_path / "after", [*names[:2], *names[:1:-1]], init=tmp_path / "before",
+                               **options)
+
+
+def test_starting_from_an_embedding(data, tmp_path):
+    _, lines, words, _, vectors = data
+    options = {"dim": 16, "dim_word": 12}
+    before = tasks.EmbeddingTask(lines, vectors, words, tmp_path / "before.npz", **options)
+    before.save({name: array + np.float32(1) for name, array in before.params.items()})
+    task = tasks.EmbeddingTask(lines, vectors, words, tmp_path / "after.npz", init=tmp_path / "before.npz", **options)
+    np.testing.assert_array_equal(task.params["ff_image_W"], before.params["ff_image_W"] + np.float32(1))
+    with pytest.raises(StorytellerError, match="same dictionary"):
+        tasks.EmbeddingTask(lines, vectors, {word: i + 1 for word, i in words.items()}, tmp_path / "after.npz",
+                            init=tmp_path / "before.npz", **options)

@@ -136,7 +136,7 @@ def _fill_train(add: Callable[..., argparse.ArgumentParser]) -> None:
     skip.add_argument("texts", metavar="TEXT", nargs="+", help=_TEXTS)
     skip.add_argument("-o", "--output", "--saveto", required=True, metavar="FOLDER",
                       help="of uni_skip.npz, bi_skip.npz, utable.npy, btable.npy and dictionary.txt")
-    _add_training(skip, tasks.SKIPTHOUGHTS)
+    _add_training(skip, tasks.SKIPTHOUGHTS, ("FOLDER", "the uni_skip.npz (or bi_skip.npz) in a folder"))
 
     decoder = add("decoder", "Train a decoder: thought vector -> passage.  Passages of the texts are encoded with "
                   "a skip-thoughts model once.", _train_decoder, epilog)
@@ -145,7 +145,7 @@ def _fill_train(add: Callable[..., argparse.ArgumentParser]) -> None:
                          help="such as romance.npz; romance_dictionary.pkl is written beside it")
     _add_skipthoughts(decoder)
     _add_bounds(decoder)
-    _add_training(decoder, tasks.DECODER)
+    _add_training(decoder, tasks.DECODER, ("NAME.npz", "a decoder"))
 
     embedding = add("embedding", "Train a joint embedding of images and sentences.", _train_embedding, epilog)
     embedding.add_argument("-o", "--output", "--saveto", required=True, metavar="NAME.npz",
@@ -159,7 +159,7 @@ def _fill_train(add: Callable[..., argparse.ArgumentParser]) -> None:
                            "NAME_{train,dev}_caps.txt and NAME_{train,dev}_ims.npy")
     embedding.add_argument("--name", metavar="NAME", default="coco", help="of the data set in --data (default: "
                            "%(default)s)")
-    _add_training(embedding, tasks.EMBEDDING, heldout=False)
+    _add_training(embedding, tasks.EMBEDDING, ("NAME.npz", "a joint embedding"), heldout=False)
 
 
 def _add_skipthoughts(parser: argparse.ArgumentParser) -> None:
@@ -174,12 +174,15 @@ def _add_bounds(parser: argparse.ArgumentParser) -> None:
                         help="of a passage (default: one less than maxlen_w)")
 
 
-def _add_training(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], heldout: bool = True) -> None:
+def _add_training(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], init: tuple[str, str],
+                  heldout: bool = True) -> None:
     add = parser.add_argument
     add("--vocab", metavar="DICTIONARY.pkl", help="dictionary of `storyteller vocab` (default: the words of the "
         "training texts)")
     if heldout:
         add("--heldout", nargs="+", metavar="TEXT", help="texts to measure perplexity on, not trained on")
+    add("--init", metavar=init[0], help=f"start from {init[1]} of the same sizes instead of from random parameters; "
+        "its dictionary is the default of --vocab, which must be the same")
     add("--resume", action="store_true", help="go on from the checkpoint; without one start anew")
     add("--overwrite", action="store_true", help="start anew although there is a checkpoint")
     add("--updates", type=_positive(int), metavar="N", help="stop after N updates in all")
@@ -297,6 +300,20 @@ def _words(options: argparse.Namespace, n_words: int, texts: Iterable[str], verb
     if counts:
         _log.info("%d words, %.2f %% of the running ones", len(words), 100 * vocabulary.coverage(words, counts))
     return words, counts
+
+
+def _init_vocabulary(options: argparse.Namespace, where: Callable[[str], str]) -> None:
+    """The dictionary of the model that is started from, where no other is named."""
+    if options.init is None or options.vocab is not None:
+        return
+    found = where(options.init)
+    if found.endswith(".txt") or not os.path.exists(found):
+        if not os.path.exists(options.init):
+            raise StorytellerError(f"{options.init}: no such file or folder; expected the model to start from")
+        raise StorytellerError(f"{options.init}: the dictionary that it was trained with does not stand with it "
+                               f"({re.sub('[.]txt$', '.pkl', found)}); name it as --vocab")
+    _log.info("using %s, the dictionary of the model to start from", found)
+    options.vocab = found
 
 
 def _names(words: Mapping[str, int]) -> list[str]:
@@ -528,12 +545,13 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
     if options.vocab is None and os.path.exists(other) and os.path.exists(dictionary):
         _log.info("using %s, which %s was trained with", dictionary, other)
         options.vocab = dictionary
+    _init_vocabulary(options, tasks.skipthoughts_dictionary)
     words, counts = _words(options, o["n_words"], work.lines("train"), verbose)
     _check_shared(os.path.join(folder, "dictionary.txt"), other, _names(words))
     train = work.corpus("train", words)
     heldout = work.corpus("heldout", words) if inputs[1] else None
     frequencies = _counts(train, len(words) + 2) if o["n_samples"] else None
-    task = tasks.SkipThoughtsTask(train, folder, _names(words), heldout, frequencies, **o)
+    task = tasks.SkipThoughtsTask(train, folder, _names(words), heldout, frequencies, options.init, **o)
     table = os.path.join(folder, "btable.npy" if o["bidirectional"] else "utable.npy")
     status = _train(task, saveto, options, "perplexity",
                     [saveto, f"{saveto}.pkl", table, os.path.join(folder, "dictionary.txt"), dictionary],
@@ -586,6 +604,7 @@ def _train_decoder(options: argparse.Namespace) -> int:
     o, verbose, saveto = _given(options, tasks.DECODER), not options.quiet, options.output
     inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
     _check_start(saveto, options)
+    _init_vocabulary(options, tasks.decoder_dictionary)
     least, most = _bounds(options, o["maxlen_w"])
     model, model_key = _encoder(options)
     work = WorkFolder(f"{saveto}.data", verbose)
@@ -595,6 +614,8 @@ def _train_decoder(options: argparse.Namespace) -> int:
                        lambda files=files: corpus.passages(files, least, most, tokenized=True))
     words, counts = _words(options, o["n_words"], work.lines("train"), verbose)
     o["n_words"] = min(o["n_words"], len(words) + 2)
+    if options.init:
+        tasks.check_decoder_init({**o, "dimctx": model.dim}, _names(words), options.init, saveto)
     data = []
     for name, files in zip(("train", "heldout"), inputs):
         if files:
@@ -603,8 +624,8 @@ def _train_decoder(options: argparse.Namespace) -> int:
     passages, vectors = data[0]
     frequencies = _counts(passages, o["n_words"]) if o["n_samples"] else None
     task = tasks.DecoderTask(passages, vectors, saveto, data[1] if len(data) > 1 else None, _names(words),
-                             frequencies, **o)
-    dictionary = f"{saveto[:-len('.npz')]}_dictionary.pkl"
+                             frequencies, init=options.init, **o)
+    dictionary = tasks.decoder_dictionary(saveto)
     return _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", dictionary],
                   lambda: vocabulary.save_dictionary(dictionary, words, counts))
 
@@ -663,8 +684,9 @@ def _train_embedding(options: argparse.Namespace) -> int:
     if len(data) > 1 and data[0][1].shape[1] != data[1][1].shape[1]:
         raise StorytellerError(f"{pairs[1][1]}: has rows of {data[1][1].shape[1]} numbers, and {pairs[0][1]} of "
                                f"{data[0][1].shape[1]}; expected features of one network")
+    _init_vocabulary(options, tasks.embedding_dictionary)
     words, _ = _words(options, o["n_words"], data[0][0], not options.quiet)
-    task = tasks.EmbeddingTask(*data[0], words, saveto, data[1] if len(data) > 1 else None, **o)
+    task = tasks.EmbeddingTask(*data[0], words, saveto, data[1] if len(data) > 1 else None, options.init, **o)
     return _train(task, saveto, options, "sum of R@1, R@5 and R@10 both ways (at most 600)",
                   [saveto, f"{saveto}.pkl", f"{saveto}.dictionary.pkl"])
 
@@ -768,10 +790,10 @@ def perplexity(dec: Any, sequences: Sequence[np.ndarray], vectors: np.ndarray, b
 def _evaluate_decoder(options: argparse.Namespace) -> int:
     from .. import decoder, evaluation, formats, skipthoughts, text
     from ..progress import progress_bar
-    from . import corpus
+    from . import corpus, tasks
     if options.reconstruct < 0:
         raise StorytellerError(f"--reconstruct is {options.reconstruct}: expected at least 0")
-    dictionary = options.dictionary or f"{re.sub('[.]npz$', '', options.model)}_dictionary.pkl"
+    dictionary = options.dictionary or tasks.decoder_dictionary(options.model)
     dec = decoder.load_model(options.model, dictionary)
     least, most = _bounds(options, int(dec.options.get("maxlen_w") or 100))
     model, _ = _encoder(options)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import evaluation, formats
+from .. import evaluation, formats, text
 from ..errors import StorytellerError
 from . import losses
 from .batches import BucketedBatches, prepare_data, prepare_triplets
@@ -67,6 +68,7 @@ class _WordTask(ABC):
     """What the two tasks that predict words share: the output layer's cost, and perplexity."""
 
     better, unit = "lower", "words"
+    init_key = 0
     options: dict[str, Any]
     params: dict[str, np.ndarray]
     _heldout: list[tuple[list[np.ndarray], float]]
@@ -138,6 +140,9 @@ class DecoderTask(_WordTask):
         How often each word occurs, for the proposal of a sampled softmax.
     embeddings : array (n_words, dim_word), optional
         Word vectors to start from.
+    init : path, optional
+        Archive of a decoder of the same sizes to start from (fine-tuning).  If `vocabulary` is given, too,
+        it is compared with NAME_dictionary.pkl beside that archive.
     **options
         See :data:`DECODER`.
 
@@ -149,8 +154,12 @@ class DecoderTask(_WordTask):
 
     def __init__(self, passages: EncodedCorpus, vectors: np.ndarray, saveto: str | os.PathLike,
                  heldout: tuple[EncodedCorpus, np.ndarray] | None = None, vocabulary: Sequence[str] = (),
-                 counts: np.ndarray | None = None, embeddings: np.ndarray | None = None, **options: Any):
+                 counts: np.ndarray | None = None, embeddings: np.ndarray | None = None,
+                 init: str | os.PathLike | None = None, **options: Any):
         self.options = options_of(DECODER, options)
+        if init is not None and embeddings is not None:
+            raise StorytellerError("both word vectors and a whole model to start from are given: give either "
+                                   "embeddings or init")
         for corpus, rows in [(passages, vectors), *([heldout] if heldout else [])]:
             if len(corpus) != len(rows) or rows.ndim != 2:
                 raise StorytellerError(f"{corpus.path}: {len(corpus)} passages, but the vectors have shape "
@@ -162,6 +171,10 @@ class DecoderTask(_WordTask):
         self.batches = BucketedBatches(passages.lengths, o["batch_size"], maxlen=o["maxlen_w"], seed=o["seed"])
         self.params = losses.init_decoder(o["dimctx"], o["dim_word"], o["dim"], o["n_words"],
                                           np.random.default_rng(o["seed"]), o["doutput"], embeddings)
+        if init is not None:
+            check_decoder_init(o, self._vocabulary, init, self._saveto)
+            self.params = _initial(self.params, init, self._saveto)
+            self.init_key = _crc(*self.params.values())
         self._prepare_output(counts)
         self.data_key = _crc(passages.tokens, vectors[:1024])
         self._heldout, self._shown = [], []
@@ -226,6 +239,9 @@ class SkipThoughtsTask(_WordTask):
     heldout : EncodedCorpus, optional
     counts : array (n_words,), optional
         For the proposal of a sampled softmax.
+    init : path, optional
+        Folder of a model of the same sizes and the same words to start from (fine-tuning): its
+        ``uni_skip.npz`` or ``bi_skip.npz``, whichever is trained here.
     **options
         See :data:`SKIPTHOUGHTS`; with ``bidirectional`` two encoders of ``dim`` units each, one of which
         reads the sentence backwards and predicts its neighbours backwards, share their word vectors and
@@ -233,7 +249,8 @@ class SkipThoughtsTask(_WordTask):
     """
 
     def __init__(self, corpus: EncodedCorpus, folder: str | os.PathLike, words: Sequence[str],
-                 heldout: EncodedCorpus | None = None, counts: np.ndarray | None = None, **options: Any):
+                 heldout: EncodedCorpus | None = None, counts: np.ndarray | None = None,
+                 init: str | os.PathLike | None = None, **options: Any):
         self.options = options_of(SKIPTHOUGHTS, options)
         o = self.options
         self._corpus, self._folder, self._words = corpus, os.fspath(folder), list(words)
@@ -250,6 +267,11 @@ class SkipThoughtsTask(_WordTask):
             other = losses.init_skipthoughts(o["dim_word"], o["dim"], o["n_words"], rng)
             self.params.update({_reverse_name(name): array for name, array in other.items()
                                 if _reverse_name(name) != name})
+        if init is not None:
+            archive = os.path.join(init, os.path.basename(self.archive))
+            _check_words(skipthoughts_dictionary(init), self._words[:o["n_words"]], archive)
+            self.params = _initial(self.params, archive, self.archive)
+            self.init_key = _crc(*self.params.values())
         self._prepare_output(None if counts is None else counts[:o["n_words"]])
         self.data_key = _crc(corpus.tokens)
         self._heldout = []
@@ -338,14 +360,18 @@ class EmbeddingTask:
     heldout : pair of captions and features, optional
         Five captions an image in a row, for recall (the original's layout); the sum of R@1, R@5 and R@10
         in both directions is measured.
+    init : path, optional
+        Archive of a joint embedding of the same sizes and the same words to start from (fine-tuning).
     **options
         See :data:`EMBEDDING`.
     """
 
     better, unit = "higher", "pairs"
+    init_key = 0
 
     def __init__(self, captions: Sequence[str], features: np.ndarray, worddict: Mapping[str, int],
-                 saveto: str | os.PathLike, heldout: tuple[Sequence[str], np.ndarray] | None = None, **options: Any):
+                 saveto: str | os.PathLike, heldout: tuple[Sequence[str], np.ndarray] | None = None,
+                 init: str | os.PathLike | None = None, **options: Any):
         self.options = options_of(EMBEDDING, options)
         o = self.options
         for name, texts, rows in [("training", captions, features), *([("held-out", *heldout)] if heldout else [])]:
@@ -365,6 +391,10 @@ class EmbeddingTask:
         self.data_key = _crc(*self._captions, features[:1024])
         self.params = losses.init_embedding(o["dim_image"], o["dim_word"], o["dim"], o["n_words"],
                                             np.random.default_rng(o["seed"]), o["encoder"])
+        if init is not None:
+            _check_words(embedding_dictionary(init), _by_index(self._worddict, o["n_words"]), init)
+            self.params = _initial(self.params, init, self._saveto)
+            self.init_key = _crc(*self.params.values())
         self.batches = BucketedBatches(np.array([len(c) for c in self._captions], dtype=np.int64), o["batch_size"],
                                        maxlen=o["maxlen_w"], seed=o["seed"])
 
@@ -400,6 +430,99 @@ class EmbeddingTask:
 
     def sample(self, params: dict[str, np.ndarray]) -> list[str]:
         return []
+
+
+# Starting from a model.
+
+def decoder_dictionary(archive: str | os.PathLike) -> str:
+    """Where the dictionary of a decoder stands: NAME_dictionary.pkl."""
+    return f"{re.sub('[.]npz$', '', os.fspath(archive))}_dictionary.pkl"
+
+
+def embedding_dictionary(archive: str | os.PathLike) -> str:
+    """Where the dictionary of a joint embedding stands."""
+    return f"{os.fspath(archive)}.dictionary.pkl"
+
+
+def skipthoughts_dictionary(folder: str | os.PathLike) -> str:
+    """Where the words of a skip-thoughts model stand.
+
+    ``dictionary.txt`` may have grown since the training (:func:`storyteller.training.vocabulary.expand`);
+    ``dictionary.pkl``, which the command line writes, has the words of the archive's arrays.
+    """
+    trained = os.path.join(folder, "dictionary.pkl")
+    return trained if os.path.exists(trained) else os.path.join(folder, "dictionary.txt")
+
+
+def _by_index(words: Mapping[str, int], n_words: int) -> list[str]:
+    names = ["<eos>", "UNK"] + [""] * (n_words - 2)
+    for word, index in words.items():
+        if 2 <= index < n_words:
+            names[index] = word
+    return names
+
+
+def _check_words(dictionary: str, names: Sequence[str], archive: str | os.PathLike) -> None:
+    """The same words must stand for the same rows."""
+    if dictionary.endswith(".txt"):
+        found = text.read_lines(dictionary)
+    else:
+        # A dictionary may number more words than its model has.
+        found = _by_index(formats.load_dictionary(dictionary), len(names))
+    if len(found) != len(names) or found[2:] != list(names[2:]):
+        at = next((i for i, (a, b) in enumerate(zip(found, names)) if i > 1 and a != b), min(len(found), len(names)))
+        there, here = (repr(rows[at]) if at < len(rows) and rows[at] else "no word" for rows in (found, names))
+        raise StorytellerError(f"{dictionary}: has {there} at index {at}, and this training {here}: a training can "
+                               f"only start from {os.fspath(archive)} with the same dictionary and n_words")
+
+
+def check_decoder_init(options: Mapping[str, Any], names: Sequence[str], init: str | os.PathLike,
+                       saveto: str | os.PathLike) -> None:
+    """Whether a decoder can start from another: before anything is made that takes long.
+
+    Parameters
+    ----------
+    options : mapping
+        With dimctx, as saved.
+    names : sequence of str
+        Words by index; none: the dictionaries are not compared.
+    init, saveto : path
+
+    Raises
+    ------
+    StorytellerError
+        If names, arrays or shapes differ.
+    """
+    from ..decoder import parameter_shapes
+    if len(names):
+        _check_words(decoder_dictionary(init), names[:options["n_words"]], init)
+    _check_arrays(parameter_shapes(dict(options), init), init, saveto)
+
+
+def _check_arrays(shapes: Mapping[str, tuple], archive: str | os.PathLike, saveto: str | os.PathLike) -> None:
+    path = os.fspath(archive)
+    if os.path.realpath(path) == os.path.realpath(saveto):
+        raise StorytellerError(f"{path}: is the model to start from, and would be overwritten; choose another place "
+                               "for the new one")
+    found = formats.array_names(path)
+    again = "start from a model of the same kind, with the same options"
+    for name in shapes:
+        if name not in found:
+            raise StorytellerError(f"{path}: lacks the parameter {name!r} of the model to be trained; {again}")
+    for name in found:
+        if name not in shapes:
+            raise StorytellerError(f"{path}: has a parameter {name!r}, and the model to be trained has not; {again}")
+    for name, shape in shapes.items():
+        if tuple(found[name]) != shape:
+            raise StorytellerError(f"{path}: {name!r} has shape {tuple(found[name])}, and {shape} in the model to be "
+                                   "trained: give the options that it was trained with (dim, dim_word, n_words and "
+                                   "so on)")
+
+
+def _initial(params: Mapping[str, np.ndarray], archive: str | os.PathLike, saveto: str) -> dict[str, np.ndarray]:
+    """A model's arrays in place of `params`; all names and shapes must be equal."""
+    _check_arrays({name: array.shape for name, array in params.items()}, archive, saveto)
+    return formats.load_arrays(archive, list(params))
 
 
 def _crc(*arrays: np.ndarray) -> int:

@@ -45,6 +45,8 @@ class Task(Protocol):
         Order of the training rows, see :mod:`storyteller.training.batches`.
     data_key : int
         A check number of the training data.
+    init_key : int
+        A check number of the model that the training starts from; 0 for random parameters.
     better : str
         ``'lower'`` or ``'higher'``: what is better in the held-out measure.
     unit : str
@@ -55,6 +57,7 @@ class Task(Protocol):
     params: dict[str, np.ndarray]
     batches: Any
     data_key: int
+    init_key: int
     better: str
     unit: str
 
@@ -172,8 +175,8 @@ class Trainer:
         """Write everything that the rest of the training depends on, in one file, under a temporary name
         first."""
         state = {"update": self.update, "seconds": self.seconds, "best": self.best,
-                 "options": self.task.options, "data": self.task.data_key, "batches": self.task.batches.get_state(),
-                 "rng": self.rng.bit_generator.state}
+                 "options": self.task.options, "data": self.task.data_key, "init": self.task.init_key,
+                 "batches": self.task.batches.get_state(), "rng": self.rng.bit_generator.state}
         arrays = {f"p/{name}": value.get_value(borrow=True) for name, value in self.p.items()}
         arrays.update({f"o/{name}": value.get_value(borrow=True) for name, value in self.optimiser.state.items()})
         text = np.frombuffer(json.dumps(state).encode("utf-8"), dtype=np.uint8)
@@ -190,6 +193,9 @@ class Trainer:
             with np.load(path, allow_pickle=False) as archive:
                 state = json.loads(archive["state"].tobytes())
                 self._check_options(path, state["options"])
+                if state.get("init", 0) != self.task.init_key:
+                    raise StorytellerError(f"{path}: was begun from other initial parameters: resume with the "
+                                           "same model to start from (init), or start anew without resuming")
                 if state["data"] != self.task.data_key:
                     raise StorytellerError(f"{path}: was made with other training data: resume with the data it was "
                                            "started with, or start anew without resuming")
