@@ -301,6 +301,23 @@ def test_plot(data, tmp_path):
         trainer.plot_log(path, tmp_path / "curves.png")
 
 
+def test_the_last_measure_is_logged(data, tmp_path):
+    """Wherever a training ends, its log ends with what it measured then."""
+    path = tmp_path / "toy.npz"
+
+    def run(resume=False, **when):
+        summary = trainer.Trainer(decoder_task(data, path), path, resume=resume).run(verbose=False, **when)
+        with open(trainer.log_path(path), newline="") as file:
+            rows = list(csv.DictReader(file))
+        assert float(rows[-1]["heldout"]) == pytest.approx(summary.history[-1]["heldout"] if summary.history
+                                                           else float(rows[-1]["heldout"]), rel=1e-5)
+        return [(int(row["update"]), bool(row["cost"]), bool(row["heldout"])) for row in rows]
+    assert run(max_updates=7) == [(7, True, True)]
+    assert run(True, max_updates=7) == [(7, True, True)]   # nothing was done
+    assert run(True, max_updates=10) == [(7, True, True), (10, True, False), (10, False, True)]
+    assert run(True, max_updates=20)[3:] == [(20, True, True)]
+
+
 def test_starting_from_a_model(data, tmp_path):
     """The parameters are those of the model before, the optimiser is fresh, resuming is as ever."""
     folder, lines, words, counts, vectors = data

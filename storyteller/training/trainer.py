@@ -284,9 +284,7 @@ class Trainer:
                 self.seconds = before + time.perf_counter() - start
                 bar.update()
                 if self.update % options["dispFreq"] == 0 or self.update % options["validFreq"] == 0:
-                    row = {"update": self.update, "epoch": self.task.batches.epoch,
-                           "seconds": round(self.seconds, 2), "words": int(words),
-                           "cost": cost_sum / word_sum, "gradient_norm": norm, "heldout": None}
+                    row = self._row(words, cost_sum, word_sum, norm)
                     if self.update % options["validFreq"] == 0:
                         row["heldout"] = self._validate()
                     cost_sum = word_sum = 0.0
@@ -304,11 +302,22 @@ class Trainer:
                 if self.update % options["saveFreq"] == 0:
                     self.save_checkpoint()
         if self.update % options["validFreq"] or not self.update:
-            self._validate()
+            value = self._validate()
+            # After --minutes or --updates the last measure stands in the log, too, and the cost up to it.
+            if words and (value is not None or word_sum):
+                row = {**self._row(words, cost_sum, word_sum, norm), "heldout": value}
+                history.append(row)
+                log.write(row)
         self.save_checkpoint()
         taken = max(1e-9, self.seconds - before)
         return Summary(self.update, self.task.batches.epoch, self.seconds, words / taken, self.best, stopped,
                        history)
+
+    def _row(self, words: float, cost_sum: float, word_sum: float, norm: float) -> dict[str, Any]:
+        """A row of the log; without a cost where no update was done since the last."""
+        return {"update": self.update, "epoch": self.task.batches.epoch, "seconds": round(self.seconds, 2),
+                "words": int(words), "cost": cost_sum / word_sum if word_sum else None,
+                "gradient_norm": norm if word_sum else None, "heldout": None}
 
     def _minibatches(self, epochs: int) -> Iterator[tuple[list[np.ndarray], float]]:
         batches = self.task.batches
