@@ -107,6 +107,8 @@ def _story_parser() -> argparse.ArgumentParser:
     add("--lyric", action="store_true", help="print the story in lines, split at commas")
     add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without blanks "
         "before punctuation, or the decoder's own words (default: the settings')")
+    add("--candidates", type=int, metavar="N", help="write N stories by the beam and N by chance, and tell the one "
+        "whose own thought comes nearest to the picture's; 0: the likeliest (default: the settings')")
     add("--n-best", type=int, default=1, metavar="N", help="print the N best stories with their costs")
     add("--sample", action="store_true", help="draw the words at random instead of searching")
     add("--temperature", type=float, default=1.0, metavar="T", help="with --sample: below 1 bolder, above 1 "
@@ -137,7 +139,8 @@ def _tell(options: argparse.Namespace) -> int:
                 z, source, options.k, options.beam_width, options.lyric, style=options.style,
                 strength=options.strength, n_best=options.n_best, sample=options.sample,
                 temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
-                seed=options.seed, maxlen=options.max_words, prose=options.prose, show=False)
+                seed=options.seed, maxlen=options.max_words, candidates=options.candidates, prose=options.prose,
+                show=False)
         except StorytellerError as error:
             if len(options.images) == 1:
                 raise

@@ -24,6 +24,9 @@ __all__ = ["Models", "Story", "Caption", "load_all", "story", "stories",
 
 _log = logging.getLogger(__name__)
 
+# How passages are drawn beside those of the beam: boldly, and every time the same.
+DRAWN = {"temperature": 0.7, "top_k": None, "top_p": 0.95, "seed": 0}
+
 Style = Union[None, str, "os.PathLike[str]", np.ndarray]
 
 
@@ -168,7 +171,7 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
           style: Style = None, strength: float = 1.0, n_best: int = 1, sample: bool = False,
           temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
           seed: int | None = None, maxlen: int = 1000, use_unk: bool = False,
-          prose: bool | None = None, show: bool = True) -> Story:
+          candidates: int | None = None, prose: bool | None = None, show: bool = True) -> Story:
     """Tell a story about a picture.
 
     Parameters
@@ -198,6 +201,10 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
         Words at most.
     use_unk : bool
         Allow the unknown word.
+    candidates : int, optional
+        So many passages are searched for (and, unless ``sample``, as many drawn), and the one whose own
+        thought comes nearest to the picture's is told, see :mod:`storyteller.candidates`; 0: the
+        likeliest, as in the original.  The settings' ``telling['candidates']`` by default.
     prose : bool, optional
         Show the story as a reader expects it, with capitals and without blanks before punctuation;
         False: the decoder's own words, as the original does.  The settings' ``telling['prose']`` by
@@ -214,8 +221,12 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
     StorytellerError
         If the image cannot be read or an argument is out of range.
     """
+    from . import candidates as choosing
     from . import decoder, embedding, skipthoughts
     from . import style as styles
+    candidates = _told(z, "candidates", candidates, 0)
+    if isinstance(candidates, bool) or not isinstance(candidates, (int, np.integer)) or candidates < 0:
+        raise StorytellerError(f"candidates is {candidates!r}: expected a whole number; 0 tells the likeliest story")
     for name, value in (("k", k), ("bw", bw), ("n_best", n_best), ("maxlen", maxlen)):
         if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
             raise StorytellerError(f"{name} is {value!r}: expected a whole number of at least 1")
@@ -241,8 +252,13 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
     timings["thoughts"] = watch() - start
 
     start = watch()
-    found = decoder.passages(z["dec"], shifted, bw, n_best, stochastic=sample, use_unk=use_unk,
-                             maxlen=maxlen, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    options = dict(use_unk=use_unk, maxlen=maxlen, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    found = decoder.passages(z["dec"], shifted, bw, max(n_best, candidates), stochastic=sample, **options)
+    if candidates:
+        if not sample:  # the beam's passages are much alike
+            found += decoder.passages(z["dec"], shifted, n_best=candidates, stochastic=True, **{**options, **DRAWN})
+        fit = choosing.fits(choosing.thoughts(z["stv"], found), thoughts.mean(axis=0), z["bneg"], b)
+        found = choosing.in_order(found, fit, choosing.WEIGHT)[:n_best]
     timings["passage"] = watch() - start
 
     told = Story(image=_image_name(image), captions=captions, passage=found[0].text, cost=found[0].cost,

@@ -21,7 +21,7 @@ GROUPS: tuple[dict[str, str], ...] = (
 )
 
 # Options of story() that measured best for the compact decoder (docs/compact.md).
-TELLING = {"prose": True}
+TELLING = {"prose": True, "candidates": 40}
 
 
 def paths(named: object = ()) -> dict[str, str]:

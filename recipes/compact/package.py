@@ -1,0 +1,96 @@
+"""Put trained models into the package, small: float16, and only what telling a story reads."""
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+
+import numpy as np
+
+from storyteller import decoder, formats, skipthoughts
+from storyteller.errors import StorytellerError
+from storyteller.layers import gru_shapes
+
+LIMIT = 60e6  # bytes, of all files
+
+
+def _half(array: np.ndarray, name: str) -> np.ndarray:
+    half = np.asarray(array, dtype=np.float16)
+    if not np.isfinite(half).all():
+        raise StorytellerError(f"{name} holds numbers beyond float16's largest, 65504: train it again")
+    return half
+
+
+def _copy_arrays(source: str, target: str, names: Iterable[str]) -> None:
+    arrays = formats.load_arrays(source, list(names))
+    formats.save_arrays(target, **{name: _half(array, f"{source}: {name}") for name, array in arrays.items()})
+
+
+def _copy_table(source: str, target: str) -> None:
+    table = _half(formats.load_matrix(source), source)
+    with formats.write_atomically(target) as file:
+        np.save(file, table, allow_pickle=False)
+
+
+def copy_skipthoughts(folders: Iterable[str], target: str) -> None:
+    """Encoders and tables of the folders that hold them; dictionary.txt must be one for both."""
+    texts = set()
+    for folder in folders:
+        for name, prefixes in skipthoughts.ENCODERS.items():
+            path = os.path.join(folder, name)
+            if not os.path.exists(path):
+                continue
+            options = formats.load_options(f"{path}.pkl")
+            shapes = skipthoughts.parameter_shapes(options, f"{path}.pkl", prefixes)
+            _copy_arrays(path, os.path.join(target, name), shapes)
+            formats.save_pickle(os.path.join(target, f"{name}.pkl"), options)
+            table = "btable.npy" if name.startswith("bi") else "utable.npy"
+            _copy_table(os.path.join(folder, table), os.path.join(target, table))
+        with open(os.path.join(folder, "dictionary.txt"), "rb") as file:
+            texts.add(file.read())
+    if len(texts) != 1:
+        raise StorytellerError("the two skip-thoughts models have different dictionaries: train both with one")
+    with formats.write_atomically(os.path.join(target, "dictionary.txt")) as file:
+        file.write(texts.pop())
+
+
+def copy_decoder(source: str, dictionary: str, target: str) -> None:
+    """``source`` is an archive of the trainer; written as romance.npz."""
+    options = formats.load_options(f"{source}.pkl")
+    _copy_arrays(source, os.path.join(target, "romance.npz"), decoder.parameter_shapes(options, f"{source}.pkl"))
+    formats.save_pickle(os.path.join(target, "romance.npz.pkl"), options)
+    words = {word: i for word, i in formats.load_dictionary(dictionary).items() if i < options["n_words"]}
+    formats.save_pickle(os.path.join(target, "romance_dictionary.pkl"), words)
+
+
+def copy_embedding(source: str, target: str) -> None:
+    """``source`` is an archive of the trainer; written as embedding.npz."""
+    options = formats.load_options(f"{source}.pkl")
+    names = ["Wemb", "ff_image_W", "ff_image_b",
+             *gru_shapes("encoder", options["dim_word"], options["dim"])]
+    _copy_arrays(source, os.path.join(target, "embedding.npz"), names)
+    formats.save_pickle(os.path.join(target, "embedding.npz.pkl"), options)
+    formats.save_pickle(os.path.join(target, "embedding.npz.dictionary.pkl"),
+                        formats.load_dictionary(f"{source}.dictionary.pkl"))
+
+
+def copy_styles(source: str, target: str) -> None:
+    """Every ``*_style.npy`` of a folder."""
+    for name in sorted(os.listdir(source)):
+        if name.endswith("_style.npy"):
+            shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
+
+
+def check_size(target: str) -> int:
+    """Bytes of all files in the folder.
+
+    Raises
+    ------
+    StorytellerError
+        If they are more than the wheel may have.
+    """
+    size = sum(entry.stat().st_size for entry in os.scandir(target) if entry.is_file())
+    if size > LIMIT:
+        raise StorytellerError(f"{target}: {size / 1e6:.1f} MB, but at most {LIMIT / 1e6:.0f} MB may be shipped: "
+                               "train with fewer words or units")
+    return size
