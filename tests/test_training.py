@@ -124,12 +124,25 @@ def test_embedding(data, tmp_path, encoder):
     assert sum(again) > 100
 
 
+def test_a_falling_rate(data, tmp_path):
+    """Steps get smaller up to decay_updates, and a fiftieth of the rate stays."""
+    path, last, steps = tmp_path / "toy.npz", None, []
+    run = trainer.Trainer(decoder_task(data, path, max_epochs=4, decay_updates=40, optimizer="adam"), path)
+    for update in (19, 20, 38, 39, 40, 59, 60):
+        run.run(verbose=False, max_updates=update)
+        now = np.concatenate([array.ravel() for array in run.arrays().values()])
+        if update in (20, 39, 40, 60):
+            steps.append(np.abs(now - last).max())
+        last = now
+    assert steps[0] > 4 * steps[1] > 0 and steps[2] < 2 * steps[1] and steps[3] > 0
+
+
 def final(path):
     with np.load(trainer.checkpoint_path(path)) as archive:
         return {name: archive[name] for name in archive.files if name != "state"}
 
 
-@pytest.mark.parametrize("options", [{}, {"n_samples": 6, "noise": 0.3}])
+@pytest.mark.parametrize("options", [{}, {"n_samples": 6, "noise": 0.3, "decay_updates": 50}])
 def test_resuming_changes_nothing(data, tmp_path, options):
     """Bit for bit the parameters and the optimiser of a training that was never stopped."""
     whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
@@ -271,6 +284,7 @@ def test_full_disk(data, tmp_path, monkeypatch):
 @pytest.mark.parametrize("options, says", [
     ({"dims": 3}, "dims"), ({"dim": 0}, "dim"), ({"dim": "large"}, "dim"), ({"lrate": -1.0}, "lrate"),
     ({"optimizer": "sgd"}, "sgd"), ({"n_samples": 14}, "n_samples"), ({"label_smoothing": 2.0}, "smoothing"),
+    ({"decay_updates": 5}, "warms up"),
     ({"maxlen_w": 2}, "maxlen")])
 def test_wrong_options(data, tmp_path, options, says):
     with pytest.raises(StorytellerError, match=says):

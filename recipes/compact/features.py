@@ -23,7 +23,7 @@ from storyteller.progress import progress_bar
 
 CROPS = 5           # of each photo
 MOVED = 40          # examples made for each class from photos of others
-MARGIN = (1.0, 6.0)  # by how many nats the classifier then prefers the class to the next best
+MARGIN = (2.0, 8.0)  # by how many nats the classifier then prefers the class to the next best
 
 
 def read_classes(photos: str) -> list[dict[str, str]]:
@@ -95,7 +95,10 @@ def moved(features: np.ndarray, W: np.ndarray, b: np.ndarray, count: int, seed: 
     rng = np.random.default_rng(seed)
     found = np.empty((len(W), count, features.shape[1]), dtype=np.float32)
     for label, rows in enumerate(found):
-        rows[:] = features[rng.integers(len(features), size=count)]
+        # Between two photos there is less of the class of either.
+        one, other = (features[rng.integers(len(features), size=count)] for _ in range(2))
+        share = rng.uniform(0.3, 0.7, size=(count, 1))
+        rows[:] = share * one + (1 - share) * other
         margins = rng.uniform(*MARGIN, size=count)
         # Only a part of a step stays, for features below zero are cut off; so it takes a few.
         for _ in range(12):
@@ -163,7 +166,7 @@ def make_pairs(net: EfficientNetLite0, classifier: str, photos: str, corpora: st
     made = moved(sources, W, b, MOVED, seed)
     texts, rows = [], []
     for label, own in captions.items():
-        images = np.concatenate([made[label], *([seen[label]] * 4 if label in seen else [])])
+        images = np.concatenate([made[label], *([seen[label]] if label in seen else [])])
         for caption in own:
             texts += [caption] * each
             rows += list(images[rng.integers(len(images), size=each)])

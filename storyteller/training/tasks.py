@@ -26,8 +26,8 @@ _log = logging.getLogger(__name__)
 HELDOUT_BATCHES = 64  # minibatches at most that a held-out cost is measured on
 
 # dim ... grad_clip as in the original; optimizer 'adam' is Kingma & Ba's, 'adam_2015' the original's.
-COMMON = {"optimizer": "adam", "lrate": 0.001, "warmup": 200, "decay_c": 0.0, "grad_clip": 5.0, "seed": 1234,
-          "max_epochs": 5, "dispFreq": 50, "validFreq": 500, "saveFreq": 500, "sampleFreq": 500}
+COMMON = {"optimizer": "adam", "lrate": 0.001, "warmup": 200, "decay_updates": 0, "decay_c": 0.0, "grad_clip": 5.0,
+          "seed": 1234, "max_epochs": 5, "dispFreq": 50, "validFreq": 500, "saveFreq": 500, "sampleFreq": 500}
 WORDS = {"n_samples": 0, "label_smoothing": 0.0, "epsilon": 0.0}
 SKIPTHOUGHTS = {**COMMON, **WORDS, "dim_word": 620, "dim": 2400, "n_words": 20000, "maxlen_w": 30,
                 "batch_size": 64, "encoder": "gru", "decoder": "gru", "bidirectional": False}
@@ -56,7 +56,7 @@ def options_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
             value = int(value)
         if type(value) is not kind:
             raise StorytellerError(f"option {name!r} is {value!r}: expected {kind.__name__}, as {defaults[name]!r}")
-        positive = kind is int and name not in ("warmup", "n_samples", "seed")
+        positive = kind is int and name not in ("warmup", "decay_updates", "n_samples", "seed")
         if (positive and value < 1) or (kind in (int, float) and not value >= 0):
             raise StorytellerError(f"option {name!r} is {value}: expected "
                                    + ("at least 1" if positive else "a number of at least 0"))

@@ -27,6 +27,7 @@ from . import losses, optimise
 _log = logging.getLogger(__name__)
 
 COLUMNS = ("update", "epoch", "seconds", "words", "cost", "gradient_norm", "heldout")
+LAST_RATE = 0.02  # of lrate, where decay_updates ends
 OPTIMISERS = {"adam": optimise.adam, "adam_2015": optimise.adam_2015}
 # Options that say how long or how closely a training is watched; they may change when it is resumed.
 FREE_OPTIONS = frozenset({"max_epochs", "dispFreq", "saveFreq", "validFreq", "sampleFreq"})
@@ -155,7 +156,9 @@ class Trainer:
         gradients = optimise.gradients(total, self.p)
         scale, norm = optimise.clip_scale(gradients, options["grad_clip"])
         rate: Any = options["lrate"]
-        if options.get("warmup"):
+        if options.get("decay_updates"):
+            rate = optimise.warmup_cosine(rate, options.get("warmup", 0), options["decay_updates"], LAST_RATE)
+        elif options.get("warmup"):
             rate = optimise.warmup(rate, options["warmup"])
         self.optimiser = OPTIMISERS[options["optimizer"]](self.p, gradients, scale, learning_rate=rate)
         self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, device)
