@@ -19,7 +19,8 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.9,<3.15",
     packages=find_packages(include=["storyteller", "storyteller.*"]),
-    package_data={"storyteller": ["data/punkt/*"]},
+    package_data={"storyteller": ["data/punkt/*", "compact/*.np[yz]", "compact/*.pkl", "compact/*.txt",
+                                  "compact/NOTICE"]},
     install_requires=[
         f"Theano==1.0.5; {OLD}",
         f"Lasagne==0.1; {OLD}",

@@ -81,6 +81,12 @@ def copy_styles(source: str, target: str) -> None:
             shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
 
 
+def copy_files(sources: Iterable[str], target: str) -> None:
+    """Files that are small already."""
+    for source in sources:
+        shutil.copyfile(source, os.path.join(target, os.path.basename(source)))
+
+
 def check_size(target: str) -> int:
     """Bytes of all files in the folder.
 

@@ -9,6 +9,7 @@ import csv
 import lzma
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -40,6 +41,13 @@ def cut_works(corpora: str, folder: str) -> None:
             with open(f"{path}.part", "w", encoding="utf-8") as out:
                 out.write("\n".join(lines[int(row["first_line"]) - 1:int(row["last_line"])]) + "\n")
             os.replace(f"{path}.part", path)
+
+
+def some_works(folder: str, target: str, step: int = 12) -> None:
+    """Copy every ``step``-th work of a folder."""
+    os.makedirs(target, exist_ok=True)
+    for name in sorted(os.listdir(folder))[::step]:
+        shutil.copyfile(os.path.join(folder, name), os.path.join(target, name))
 
 
 def coco_groups(corpora: str) -> Iterator[list[str]]:

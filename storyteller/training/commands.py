@@ -39,8 +39,8 @@ OPTIONS = {
     "optimizer": ("NAME", "adam, or adam_2015: the original's, whose decay rates stand for their complements"),
     "lrate": ("X", "learning rate"),
     "warmup": ("N", "updates over which the learning rate rises to lrate; 0: none"),
-    "decay_updates": ("N", "updates at which the learning rate, having fallen along half a cosine, reaches a fiftieth of "
-                      "lrate, where it stays; 0: it does not fall"),
+    "decay_updates": ("N", "updates at which the learning rate, having fallen along half a cosine, reaches a fiftieth "
+                      "of lrate, where it stays; 0: it does not fall"),
     "decay_c": ("X", "weight decay: X times the sum of squares is added to the cost; 0: none"),
     "grad_clip": ("X", "gradients of a larger global norm are scaled down to it; 0: never"),
     "seed": ("N", "of initial weights, the order of batches and everything drawn at random"),

@@ -79,8 +79,9 @@ def plural(name: str) -> str:
 def _many(act: str) -> str:
     """A verb phrase in the plural: the first word's ending goes."""
     verb, _, rest = act.partition(" ")
-    known = {"is": "are", "has": "have", "does": "do", "goes": "go", "flies": "fly", "carries": "carry", "reaches": "reach",
-             "catches": "catch", "watches": "watch", "crosses": "cross", "stretches": "stretch", "passes": "pass"}
+    known = {"is": "are", "has": "have", "does": "do", "goes": "go", "flies": "fly", "carries": "carry",
+             "reaches": "reach", "catches": "catch", "watches": "watch", "crosses": "cross", "stretches": "stretch",
+             "passes": "pass"}
     verb = known.get(verb, verb[:-1] if verb.endswith("s") else verb)
     return f"{verb} {rest}".strip()
 

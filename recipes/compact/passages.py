@@ -1,0 +1,115 @@
+"""Passages for the compact decoder, and the thought vector of each: the mean over its sentences.
+
+When a story is told, x is the mean of many captions' vectors.  So here a passage's vector is the mean of its
+sentences' vectors, not the vector of the passage read as one sentence; so is the style b.
+"""
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from storyteller.formats import write_atomically
+from storyteller.layers import unit_rows
+from storyteller.progress import progress_bar
+from storyteller.text import split_sentences, tokenize_words
+from storyteller.training import corpus
+
+MIN_WORDS, MAX_WORDS = 30, 80
+LONGEST = 60        # words of a sentence; a passage with a longer one is left out
+_CHUNK = 65536      # sentences that are encoded at a time
+
+
+def passages(files: Iterable[str], min_words: int = MIN_WORDS, max_words: int = MAX_WORDS) -> Iterator[list[list[str]]]:
+    """Passages as lists of tokenised sentences.
+
+    Each begins where a paragraph begins or where the one before ended, and takes sentences as long as there
+    is room; it crosses paragraphs, but no heading and no end of a work.
+    """
+    for path in files:
+        held: list[list[str]] = []
+        for paragraph in corpus.paragraphs(path):
+            if corpus.is_heading(paragraph):
+                held = []
+                continue
+            for sentence in split_sentences(paragraph):
+                words = tokenize_words(sentence)
+                if not words:
+                    continue
+                if sum(map(len, held)) + len(words) > max_words:
+                    if sum(map(len, held)) >= min_words:
+                        yield held
+                    held = []
+                if len(words) <= LONGEST:
+                    held.append(words)
+            if sum(map(len, held)) >= min_words:
+                yield held
+                held = []
+
+
+def encode(files: Sequence[str], words: Mapping[str, int], n_words: int, folder: str, name: str) -> None:
+    """Write ``folder/name`` (passages for a decoder of n_words words), ``name.sentences`` and ``name.counts.npy``."""
+    if os.path.exists(os.path.join(folder, f"{name}.counts.npy")):
+        return
+    os.makedirs(folder, exist_ok=True)
+    counts: list[int] = []
+    whole: list[str] = []
+
+    def sentences() -> Iterator[str]:
+        for passage in passages(files):
+            counts.append(len(passage))
+            whole.append(" ".join(word for sentence in passage for word in sentence))
+            for sentence in passage:
+                yield " ".join(sentence)
+
+    corpus.EncodedCorpus.build(os.path.join(folder, f"{name}.sentences"), sentences(), words)
+    corpus.EncodedCorpus.build(os.path.join(folder, name), whole, words, n_words)
+    with write_atomically(os.path.join(folder, f"{name}.counts.npy")) as file:
+        np.save(file, np.array(counts, dtype=np.int32))
+
+
+def sentence_vectors(model: Any, sentences: corpus.EncodedCorpus, first: int, last: int) -> np.ndarray:
+    """Thought vectors of encoded sentences [first, last): what ``skipthoughts.encode`` gives for their texts."""
+    rows = [np.asarray(sentences[i], dtype=np.int64) for i in range(first, last)]
+    used, inverse = np.unique(np.concatenate(rows), return_inverse=True)
+    forwards = np.split(inverse.reshape(-1), np.cumsum([len(row) for row in rows])[:-1])
+    backwards = [row[::-1] for row in forwards]
+    parts = []
+    for group in (model._uni, model._bi):
+        parts.append(unit_rows(np.concatenate(
+            [encoder.last_states(encoder.project(table[used]), backwards if reverse else forwards, 512)
+             for table, encoder, reverse in group], axis=1)))
+    return np.concatenate(parts, axis=1)
+
+
+def vectors(model: Any, folder: str, name: str, texts: str) -> np.ndarray:
+    """Mean vectors of the passages in ``texts/name``, memory-mapped from ``folder/name.vectors.npy``.
+
+    Goes on where it was interrupted.
+    """
+    path = os.path.join(folder, f"{name}.vectors.npy")
+    if os.path.exists(path):
+        return np.load(path, mmap_mode="r")
+    sentences = corpus.EncodedCorpus(os.path.join(texts, f"{name}.sentences"))
+    ends = np.concatenate([[0], np.cumsum(np.load(os.path.join(texts, f"{name}.counts.npy")))])
+    rows = len(ends) - 1
+    part, mark = f"{path}.part", f"{path}.done"
+    done = int(open(mark).read()) if os.path.exists(mark) and os.path.exists(part) else 0
+    found = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, None if done else (rows, model.dim))
+    with progress_bar(rows, "vectors of passages", "passage", True, done) as bar:
+        while done < rows:
+            last = max(done + 1, int(np.searchsorted(ends, ends[done] + _CHUNK, side="right")) - 1)
+            of_sentences = sentence_vectors(model, sentences, int(ends[done]), int(ends[last]))
+            sums = np.add.reduceat(of_sentences, (ends[done:last] - ends[done]).astype(np.int64), axis=0)
+            found[done:last] = sums / np.diff(ends[done:last + 1])[:, None]
+            found.flush()
+            bar.update(last - done)
+            done = last
+            with write_atomically(mark) as file:
+                file.write(str(done).encode())
+    del found
+    os.replace(part, path)
+    os.remove(mark)
+    return np.load(path, mmap_mode="r")
