@@ -7,9 +7,8 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from storyteller import decoder, formats, skipthoughts
+from storyteller import decoder, embedding, formats, skipthoughts
 from storyteller.errors import StorytellerError
-from storyteller.layers import gru_shapes
 
 LIMIT = 60e6  # bytes, of all files
 
@@ -66,9 +65,7 @@ def copy_decoder(source: str, dictionary: str, target: str) -> None:
 def copy_embedding(source: str, target: str) -> None:
     """``source`` is an archive of the trainer; written as embedding.npz."""
     options = formats.load_options(f"{source}.pkl")
-    names = ["Wemb", "ff_image_W", "ff_image_b",
-             *gru_shapes("encoder", options["dim_word"], options["dim"])]
-    _copy_arrays(source, os.path.join(target, "embedding.npz"), names)
+    _copy_arrays(source, os.path.join(target, "embedding.npz"), embedding.parameter_shapes(options, f"{source}.pkl"))
     formats.save_pickle(os.path.join(target, "embedding.npz.pkl"), options)
     formats.save_pickle(os.path.join(target, "embedding.npz.dictionary.pkl"),
                         formats.load_dictionary(f"{source}.dictionary.pkl"))

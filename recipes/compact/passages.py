@@ -113,3 +113,45 @@ def vectors(model: Any, folder: str, name: str, texts: str) -> np.ndarray:
     os.replace(part, path)
     os.remove(mark)
     return np.load(path, mmap_mode="r")
+
+
+def caption_views(vectors: np.ndarray, joint: np.ndarray, groups: Sequence[np.ndarray], k: int = 100, count: int = 6,
+                  seed: int = 0) -> np.ndarray:
+    """What a picture of each class may come to: mean thought vectors of the k captions nearest to a query.
+
+    Parameters
+    ----------
+    vectors : array (captions, dim) float32
+        Thought vectors of the captions.
+    joint : array (captions, d) float32
+        Their vectors in the joint space, of unit norm.
+    groups : sequence of int arrays
+        Rows of each class's captions.
+    k : int
+    count : int
+        Queries for each class: its mean joint vector, with more and more noise.
+    seed : int
+
+    Returns
+    -------
+    array (len(groups), count, dim) float32
+    """
+    rng = np.random.default_rng(seed)
+    found = np.empty((len(groups), count, vectors.shape[1]), dtype=np.float32)
+    for views, rows in zip(found, groups):
+        centre = joint[rows].mean(axis=0)
+        for i, view in enumerate(views):
+            noise = rng.standard_normal(len(centre)) * np.linalg.norm(centre) / np.sqrt(len(centre))
+            scores = joint @ (centre + 0.2 * i * noise).astype(np.float32)
+            view[:] = vectors[np.argpartition(scores, len(scores) - k)[len(scores) - k:]].mean(axis=0)
+    return found
+
+
+def mentions(corpus_: corpus.EncodedCorpus, words: Sequence[str], wanted: Iterable[str]) -> np.ndarray:
+    """How often each passage has one of the wanted words, case ignored: (len(corpus),) int32."""
+    wanted = set(wanted)
+    is_wanted = np.array([word.lower() in wanted for word in words])
+    marks = is_wanted[np.asarray(corpus_.tokens)]
+    ends = np.concatenate([[0], np.cumsum(marks, dtype=np.int64)])
+    offsets = np.concatenate([[0], np.cumsum(corpus_.lengths, dtype=np.int64)])
+    return (ends[offsets[1:]] - ends[offsets[:-1]]).astype(np.int32)
