@@ -247,6 +247,8 @@ def _style_parser() -> argparse.ArgumentParser:
                       help="vector file; use it as --style or as posbias")
     make.add_argument("--min-words", type=int, default=100, metavar="N",
                       help="leave out shorter paragraphs (default: %(default)s; use 1 for captions)")
+    make.add_argument("--sentences", action="store_true", help="a paragraph's vector is the mean of its sentences', "
+                      "not that of the paragraph read as one: for a decoder trained with --context sentences")
     make.set_defaults(run=_style_make)
     return parser
 
@@ -258,7 +260,7 @@ def _style_make(options: argparse.Namespace) -> int:
     files = books(options.texts)
     z = Models(options.config, verbose=not options.quiet)
     passages = (paragraph for path in files for paragraph in paragraphs(path))
-    vector = style.make(z["stv"], passages, options.min_words, verbose=not options.quiet)
+    vector = style.make(z["stv"], passages, options.min_words, not options.quiet, options.sentences)
     style.save(options.output, vector)
     print(f"{options.output}: style of {len(files)} file{'s' if len(files) > 1 else ''}, "
           f"{len(vector)} numbers")

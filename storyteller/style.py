@@ -6,14 +6,14 @@ book style.  Any set of texts gives a style: the mean of their thought vectors.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from . import formats
+from . import formats, text
 from .errors import StorytellerError
 
-_CHUNK = 4096
+_CHUNK = 4096       # texts that are encoded at a time
 
 
 def shift(x: np.ndarray, c: np.ndarray, b: np.ndarray, strength: float = 1.0) -> np.ndarray:
@@ -49,7 +49,55 @@ def shift(x: np.ndarray, c: np.ndarray, b: np.ndarray, strength: float = 1.0) ->
     return x + np.float32(strength) * (b - c)
 
 
-def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True) -> np.ndarray:
+def sentence_means(model, passages: Sequence[Sequence[str]], **options) -> np.ndarray:
+    """The means of passages' sentences: one vector a passage, as x is one of several captions.
+
+    A thought vector is a sentence's.  The mean over a passage lies where the means over captions
+    lie; the vector of a whole passage read as one long sentence does not.
+
+    Parameters
+    ----------
+    model : SkipThoughts
+        Or anything with its ``encode(texts, ...)``.
+    passages : sequence of sequences of str
+        The sentences of each passage; a passage without any gives zeros.
+    **options
+        Of :func:`storyteller.skipthoughts.encode`.  A sentence's vector is scaled as there; the mean
+        is not scaled again.
+
+    Returns
+    -------
+    array (len(passages), dim) float32
+
+    Examples
+    --------
+    >>> class Lengths:
+    ...     def encode(self, texts):
+    ...         return np.array([[len(text)] for text in texts], np.float32)
+    >>> sentence_means(Lengths(), [["Go.", "Gone."], [], ["No."]]).ravel().tolist()
+    [4.0, 0.0, 3.0]
+    """
+    counts = np.array([len(sentences) for sentences in passages], dtype=np.int64)
+    means: np.ndarray | None = None
+    first = 0
+    while means is None or first < len(passages):
+        # Many short sentences must not fill the memory: as many passages as make up a chunk, or one.
+        last, size = first, 0
+        while last < len(passages) and (last == first or size + counts[last] <= _CHUNK):
+            size, last = size + counts[last], last + 1
+        vectors = model.encode([sentence for sentences in passages[first:last] for sentence in sentences], **options)
+        if means is None:
+            means = np.zeros((len(passages), vectors.shape[1]), dtype=np.float32)
+        some = first + np.flatnonzero(counts[first:last])
+        if len(some):
+            starts = np.cumsum(counts[some]) - counts[some]
+            means[some] = np.add.reduceat(vectors, starts, axis=0) / counts[some, None].astype(np.float32)
+        first = last
+    return means
+
+
+def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True,
+         sentences: bool = False) -> np.ndarray:
     """Make a style vector: the mean thought vector of texts.
 
     Parameters
@@ -63,6 +111,10 @@ def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True
         are means over passages longer than 100 words; use 1 for captions.
     verbose : bool
         Show progress (on a terminal only).
+    sentences : bool
+        Take the mean over texts of :func:`sentence_means` instead of the texts' own vectors: the
+        style for a decoder that was trained so (``context='sentences'``).  For texts of one sentence,
+        such as captions, both are the same.
 
     Returns
     -------
@@ -81,17 +133,18 @@ def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True
     def add() -> None:
         nonlocal total, count
         if chunk:
-            vectors = model.encode(chunk, verbose=verbose)
+            vectors = (sentence_means(model, list(map(text.split_sentences, chunk)), verbose=False) if sentences
+                       else model.encode(chunk, verbose=verbose))
             part = vectors.sum(axis=0, dtype=np.float64)
             total = part if total is None else total + part
             count += len(chunk)
             chunk.clear()
 
-    for text in texts:
-        words = len(text.split())
+    for passage in texts:
+        words = len(passage.split())
         seen, longest = seen + 1, max(longest, words)
         if words >= min_words and words:
-            chunk.append(text)
+            chunk.append(passage)
             if len(chunk) >= _CHUNK:
                 add()
     add()

@@ -166,6 +166,65 @@ def test_decoder_from_novels_to_words(trained, model, place, run, tmp_path):
     assert "perplexity" in run(*line, "--config", tmp_path / "config.py")
 
 
+def test_a_decoder_of_means_of_sentences(place, model, run, tmp_path):
+    """--context sentences: trained, measured and given its style on the means of passages' sentences."""
+    line = [*decoder_line(place, model, tmp_path / "toy.npz"), "--context", "sentences", "--max-epochs", "6", "-q"]
+    run(*line)
+    work = tmp_path / "toy.npz.data"
+    encoder = skipthoughts.load_model(model)
+    with open(work / "heldout.txt", encoding="utf-8") as file:
+        passages = [line.rstrip("\n").split("\t") for line in file]
+    assert {len(passage) for passage in passages} == {2}
+    wanted = [skipthoughts.encode(encoder, passage).mean(axis=0) for passage in passages]
+    np.testing.assert_allclose(np.load(work / "heldout.vectors.npy"), wanted, atol=1e-6)
+    values = json.loads(run("evaluate", "decoder", place / "heldout.txt", "--model", tmp_path / "toy.npz",
+                            "--min-words", 6, "--max-words", 12, "--reconstruct", 0, "--skipthoughts", model, "--json",
+                            "-q"))
+    with np.load(trainer.checkpoint_path(tmp_path / "toy.npz")) as archive:
+        best = json.loads(archive["state"].tobytes())["best"]
+    assert values["perplexity"] == pytest.approx(best, rel=1e-4)
+    # Another way to make vectors is no continuation.
+    run(*decoder_line(place, model, tmp_path / "toy.npz"), "--max-epochs", "7", "--resume", fails=1)
+
+    (tmp_path / "config.py").write_text(f"paths = {dict(skmodels=str(model), sktables=str(model))!r}\n")
+    run("style", "make", place / "heldout.txt", "-o", tmp_path / "b.npy", "--min-words", 1, "--sentences")
+    paragraphs = (place / "heldout.txt").read_text().splitlines()
+    means = [skipthoughts.encode(encoder, text.split_sentences(paragraph)).mean(axis=0) for paragraph in paragraphs]
+    np.testing.assert_allclose(style.load(tmp_path / "b.npy"), np.mean(means, axis=0), atol=1e-6)
+
+
+def test_means_of_sentences_of_many_passages(model, monkeypatch):
+    encoder = skipthoughts.load_model(model)
+    lines = sentences(20)
+    passages = [lines[:1], [], lines[1:12], lines[12:14], [], lines[14:]]
+    whole = style.sentence_means(encoder, passages)
+    monkeypatch.setattr(style, "_CHUNK", 3)
+    np.testing.assert_allclose(style.sentence_means(encoder, passages), whole, atol=1e-6)
+    assert whole.shape == (6, 36) and not whole[1].any() and not whole[4].any()
+    np.testing.assert_allclose(whole[3], skipthoughts.encode(encoder, lines[12:14]).mean(axis=0), atol=1e-6)
+    assert style.sentence_means(encoder, []).shape == (0, 36)
+
+
+def test_a_decoder_of_given_word_vectors(place, model, run, tmp_path):
+    pytest.importorskip("gensim.models")
+    rng = np.random.default_rng(3)
+    names = [*NOUNS[:3], *VERBS, "zebra"]
+    given = rng.standard_normal((len(names), 8)).astype(np.float32)
+    rows = [" ".join([name, *map(repr, map(float, row))]) for name, row in zip(names, given)]
+    (tmp_path / "given.txt").write_text(f"{len(names)} 8\n" + "\n".join(rows) + "\n")
+    line = [*decoder_line(place, model, tmp_path / "toy.npz"), "--embeddings", tmp_path / "given.txt", "-q"]
+    run(*line, "--updates", 1, "--lrate", "1e-9")
+    words = formats.load_dictionary(tmp_path / "toy_dictionary.pkl")
+    table = np.load(tmp_path / "toy.npz")["Wemb"]
+    found = table[[words[name] for name in names[:-1]]]
+    # As given but for one scale.
+    np.testing.assert_allclose(found / np.linalg.norm(found), given[:-1] / np.linalg.norm(given[:-1]), atol=1e-4)
+    assert "dim_word" in run(*line, "--overwrite", "--dim-word", 9, fails=1)
+    assert "give one" in run(*line, "--overwrite", "--init", tmp_path / "toy.npz", fails=1)
+    (tmp_path / "given.txt").write_text("1 8\nzebra" + " 1" * 8 + "\n")
+    assert "none of the model's" in run(*line, "--overwrite", fails=1)
+
+
 def test_resume(place, model, run, tmp_path):
     """Bit for bit the same parameters, whatever way the vectors were made."""
     whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
@@ -328,7 +387,7 @@ def test_mistakes_with_texts(place, model, run, tmp_path):
             ([*dec, "one.txt", "--min-words", 200], "smaller --min-words"),
             ([*dec, "missing.txt"], "missing.txt: no such file"),
             ([*dec[:-1], "none", "one.txt"], "uni_skip.npz: no such file"),
-            (["train", "decoder", "one.txt", "-o", "x.npz"], "missing"),
+            (["train", "decoder", "one.txt", "-o", "x.npz"], "no passage of the texts"),
             (["train", "decoder", "one.txt", "-o", "x", "--skipthoughts", model], "ends in .npz"),
             (["train", "decoder", "one.txt", "-o", "nowhere/x.npz", "--skipthoughts", model], "folder does not"),
             (["evaluate", "decoder", place / "heldout.txt", "--model", "x.npz", "--skipthoughts", model], "x.npz"),

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -74,7 +75,8 @@ def test_decoder(data, tmp_path):
 
 
 @pytest.mark.parametrize("options", [{"optimizer": "adam_2015", "lrate": 0.002, "warmup": 0, "epsilon": 1e-8},
-                                     {"n_samples": 6}, {"label_smoothing": 0.05}, {"noise": 0.2, "decay_c": 1e-4},
+                                     {"n_samples": 6}, {"n_samples": 6, "sample_power": 1.0},
+                                     {"label_smoothing": 0.05}, {"noise": 0.2, "decay_c": 1e-4},
                                      {"doutput": False}])
 def test_decoder_options(data, tmp_path, options):
     path = tmp_path / "toy.npz"
@@ -243,6 +245,23 @@ def test_resuming_with_other_options(data, tmp_path):
         with pytest.raises(StorytellerError, match=name):
             trainer.Trainer(decoder_task(data, path, **{name: value}), path, resume=True)
     assert trainer.Trainer(decoder_task(data, path, max_epochs=99), path, resume=True).update == 5
+
+
+def test_resuming_what_knew_fewer_options(data, tmp_path):
+    """A checkpoint of before an option was there did what NEW_OPTIONS says, and goes on only so."""
+    path = tmp_path / "toy.npz"
+    options = {"n_samples": 6, "sample_power": 1.0}
+    trainer.Trainer(decoder_task(data, path, **options), path).run(verbose=False, max_updates=5)
+    with np.load(trainer.checkpoint_path(path)) as archive:
+        arrays = dict(archive)
+    state = json.loads(arrays["state"].tobytes())
+    for name in trainer.NEW_OPTIONS:
+        del state["options"][name]
+    arrays["state"] = np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
+    np.savez(trainer.checkpoint_path(path), **arrays)
+    assert trainer.Trainer(decoder_task(data, path, **options), path, resume=True).update == 5
+    with pytest.raises(StorytellerError, match="sample_power"):
+        trainer.Trainer(decoder_task(data, path, n_samples=6), path, resume=True)
 
 
 def test_resuming_with_other_data(data, tmp_path):

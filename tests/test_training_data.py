@@ -291,6 +291,22 @@ def test_expansion_of_bad_input(caplog):
         vocabulary.expand((["a", "a"], np.ones((2, 5))), Wemb, {"a": 2}, 4, verbose=False)
 
 
+def test_initial_vectors(caplog):
+    given = {"a": np.array([3., 4., 0.]), "b": np.array([0., 0., 10.]), "z": np.zeros(3)}
+    names = ["<eos>", "UNK", "b", "q", "a"]
+    found = vocabulary.initial_vectors(given, names, 3, seed=1)
+    assert found.shape == (5, 3) and found.dtype == np.float32
+    np.testing.assert_allclose(found[4] / found[2, 2], [.3, .4, 0], atol=1e-6)
+    again = vocabulary.initial_vectors({"b": given["b"]}, names, 3, seed=1)
+    np.testing.assert_array_equal(again[[0, 1, 3]], found[[0, 1, 3]])
+    with raises("v.txt", "3 numbers", "dim_word"):
+        vocabulary.initial_vectors(given, names, 4, source="v.txt")
+    with raises("v.txt", "none of the model's 2 words"):
+        vocabulary.initial_vectors(given, ["<eos>", "UNK"], 3, source="v.txt")
+    with raises("NaN"):
+        vocabulary.initial_vectors({"a": np.full(3, np.nan)}, names, 3)
+
+
 def test_word_vectors(tmp_path):
     models = pytest.importorskip("gensim.models")
     vectors = models.KeyedVectors(4)
@@ -447,6 +463,12 @@ def test_passages(tmp_path, tokenized):
     assert [len(passage.split()) for passage in corpus.passages(long, 1, 8)] == [8, 2, 8, 4]
     with raises("min_words"):
         corpus.passages(long, 10, 5)
+    # The sentences of a passage, told apart.
+    apart = list(corpus.passages(tmp_path / "2.txt", 10, 30, tokenized=tokenized, between="\t"))
+    point = " ." if tokenized else "."
+    assert apart == ["\t".join(2 * [f"One two three four{point}", f"Five six seven{point}"])]
+    with raises("between", "white space"):
+        corpus.passages(long, 1, 5, between=", ")
 
 
 BAD_TEXTS = {

@@ -12,22 +12,27 @@ import logging
 import os
 import sys
 
-from storyteller import cli, compact, formats, skipthoughts, style, vgg
+import numpy as np
+
+from storyteller import cli, compact, embedding, formats, skipthoughts, style, vgg
 from storyteller.errors import StorytellerError
 from storyteller.training import tasks, trainer
 from storyteller.training.commands import _counts
 from storyteller.training.corpus import EncodedCorpus
 
 from . import captions, convnet, features, package, passages, texts
+from .captions.families import CLASSES, KINDS
 
-STYLES = {"romance": "romance", "adventure": "adventure", "verse": "verse"}
+STYLES = ("romance", "adventure", "verse")
+# Corpora of passages, and of how many how many are encoded as vectors.
+PARTS = (("romance_heldout", 1, 1), ("romance", 2, 5), ("adventure", 1, 6), ("verse", 1, 1))
 N_WORDS = 15000     # of the decoder
 SKIPTHOUGHTS = ("--dim-word", "200", "--n-words", str(texts.MAX_WORDS + 2), "--n-samples", "600", "--batch-size", "128",
                 "--valid-freq", "1000", "--save-freq", "1000")
 EMBEDDING = ("--dim", "256", "--dim-word", "128", "--batch-size", "256", "--lrate", "0.001", "--max-epochs", "6",
              "--valid-freq", "300", "--save-freq", "300")
 DECODER = {"dim": 512, "dim_word": 200, "n_words": N_WORDS, "n_samples": 600, "batch_size": 64,
-           "maxlen_w": passages.MAX_WORDS + passages.LONGEST, "noise": 0.3, "validFreq": 500, "saveFreq": 500,
+           "maxlen_w": 141, "noise": 0.1, "lrate": 0.0015, "decay_updates": 5600, "validFreq": 500, "saveFreq": 500,
            "sampleFreq": 2000, "max_epochs": 20}
 MINUTES = {"skipthoughts": 90.0, "finetune": 20.0, "decoder": 95.0}
 
@@ -104,29 +109,44 @@ class Recipe:
         """Passages of the romances, and the mean vector of each."""
         words = formats.load_dictionary(self.at("words.pkl"))
         model = skipthoughts.load_model(self.at("thoughts"))
-        for name in ("romance_heldout", "romance", "adventure", "verse"):
+        for name, keep, of in PARTS:
             files = sorted(glob.glob(self.at("texts", name, "*.txt")))
             passages.encode(files, words, N_WORDS, self.at("passages"), name)
-            passages.vectors(model, self.folder("vectors"), name, self.at("passages"))
+            passages.part(self.at("passages"), name, f"{name}_part", keep, of)
+            passages.vectors(model, self.folder("vectors"), f"{name}_part", self.at("passages"))
+
+    def pairs(self) -> None:
+        """Vectors of captions, x - c + b, paired with passages that speak of the same things."""
+        model, joint = skipthoughts.load_model(self.at("thoughts")), embedding.load_model(self.at("embedding.npz"))
+        groups = list(captions.groups())
+        texts_ = [text for _, group in groups for text in group]
+        ends = np.cumsum([0, *(len(group) for _, group in groups)])
+        rows = [np.arange(ends[i], ends[i + 1]) for i, (label, _) in enumerate(groups) if label is not None]
+        views = passages.caption_views(skipthoughts.encode(model, texts_, batch_size=512),
+                                       embedding.encode_sentences(joint, texts_, batch_size=512), rows)
+        b, c = (style.load(self.at("styles", f"{name}_style.npy")) for name in ("romance", "caption"))
+        views += b - c
+        words = ["<eos>", "UNK", *formats.load_dictionary(self.at("words.pkl"))][:N_WORDS]
+        found = passages.pair_with_captions(EncodedCorpus(self.at("passages", "romance")), words, CLASSES, KINDS,
+                                            views.shape[1])
+        passages.mix(self.at("passages"), "romance_part", "romance", found, views, self.at("vectors"), "mixed")
 
     def decoder(self) -> None:
         """The decoder on the romances."""
-        import numpy as np
         words = formats.load_dictionary(self.at("words.pkl"))
         (train, vectors), heldout = ((EncodedCorpus(self.at("passages", name)),
                                       np.load(self.at("vectors", f"{name}.vectors.npy"), mmap_mode="r"))
-                                     for name in ("romance", "romance_heldout"))
+                                     for name in ("mixed", "romance_heldout_part"))
         task = tasks.DecoderTask(train, vectors, self.at("romance.npz"), heldout, ["<eos>", "UNK", *words][:N_WORDS],
                                  _counts(train, N_WORDS), **DECODER)
         trainer.Trainer(task, self.at("romance.npz"), resume=True).run(max_seconds=60 * MINUTES["decoder"])
 
     def styles(self) -> None:
         """b of each style, the mean over its passages; c, the mean over our captions."""
-        import numpy as np
         model = skipthoughts.load_model(self.at("thoughts"))
         folder = self.folder("styles")
-        for name, source in STYLES.items():
-            vectors = np.load(self.at("vectors", f"{source}.vectors.npy"), mmap_mode="r")
+        for name in STYLES:
+            vectors = np.load(self.at("vectors", f"{name}_part.vectors.npy"), mmap_mode="r")
             style.save(os.path.join(folder, f"{name}_style.npy"), vectors.mean(axis=0, dtype=np.float64))
         style.save(os.path.join(folder, "caption_style.npy"), style.make(model, captions.captions(), 1))
 
@@ -145,8 +165,8 @@ class Recipe:
         evaluate.main(["--inputs", os.path.dirname(self.corpora)])
 
 
-STAGES = ("texts", "convnet", "embedding", "skipthoughts", "finetune", "passages", "decoder", "styles", "package",
-          "evaluate")
+STAGES = ("texts", "convnet", "embedding", "skipthoughts", "finetune", "passages", "styles", "pairs", "decoder",
+          "package", "evaluate")
 
 
 def _run(*arguments: str) -> None:

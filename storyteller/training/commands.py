@@ -50,7 +50,9 @@ OPTIONS = {
                   "is the best so far (or there is no held-out data)"),
     "saveFreq": ("N", "updates between two checkpoints"),
     "sampleFreq": ("N", "updates between two samples (decoder, with held-out texts)"),
-    "n_samples": ("N", "sampled softmax: words drawn for a minibatch, by frequency; 0: the full softmax"),
+    "n_samples": ("N", "sampled softmax: words drawn for a minibatch, 0: the full softmax"),
+    "sample_power": ("X", "words are drawn for it as often as they occur to this power; at 1 rare words are hardly "
+                     "ever drawn and the model comes to overrate them"),
     "label_smoothing": ("X", "share of the target's probability that is spread over all words"),
     "epsilon": ("X", "added to probabilities before the logarithm; the original's is 1e-8"),
     "dim_word": ("N", "length of a word vector"),
@@ -61,12 +63,15 @@ OPTIONS = {
     "bidirectional": (None, "train bi_skip.npz, which reads sentences forwards and backwards, instead of "
                       "uni_skip.npz; --dim is that of each direction"),
     "doutput": (None, "a layer of dim_word units between hidden state and output"),
-    "noise": ("X", "standard deviation of the normal noise on thought vectors"),
+    "context": ("NAME", "what a passage is written from: passage, the vector of the passage read as one sentence, or "
+                "sentences, the mean of its sentences' vectors, as a story is written from a mean of captions'"),
+    "noise": ("X", "norm of the normal noise on thought vectors, as a share of each vector's own"),
     "margin": ("X", "by which a pair that belongs together is to score above one that does not"),
     "encoder": ("NAME", "gru{}"),
     "decoder": ("NAME", "gru"),
 }
-_CHOICES = {"optimizer": ("adam", "adam_2015"), "encoder": ("gru",), "decoder": ("gru",)}
+_CHOICES = {"optimizer": ("adam", "adam_2015"), "encoder": ("gru",), "decoder": ("gru",),
+            "context": ("passage", "sentences")}
 _BI_DIM = 1200          # of each direction, as published
 
 
@@ -147,6 +152,8 @@ def _fill_train(add: Callable[..., argparse.ArgumentParser]) -> None:
                          help="such as romance.npz; romance_dictionary.pkl is written beside it")
     _add_skipthoughts(decoder)
     _add_bounds(decoder)
+    decoder.add_argument("--embeddings", metavar="VECTORS", help="start from these word vectors, of dim_word numbers: "
+                         "a file of word2vec, GloVe or fastText (needs storyteller[word2vec])")
     _add_training(decoder, tasks.DECODER, ("NAME.npz", "a decoder"))
 
     embedding = add("embedding", "Train a joint embedding of images and sentences.", _train_embedding, epilog)
@@ -408,14 +415,17 @@ class WorkFolder:
         self._note(f"{name}.tokens.npy", key)
         return encoded
 
-    def vectors(self, name: str, model: Any, model_key: str, count: int) -> np.ndarray:
+    def vectors(self, name: str, model: Any, model_key: str, count: int, context: str = "passage") -> np.ndarray:
         """The texts as thought vectors (count, dim) float32, memory-mapped.
 
-        An interrupted encoding goes on where it stopped.
+        An interrupted encoding goes on where it stopped.  `context` 'sentences': the mean of the vectors of
+        a text's sentences, which stand apart by tabs.
         """
-        from .. import formats, skipthoughts
+        from .. import formats
         from ..progress import progress_bar
         target, key = f"{name}.vectors.npy", f"{self._made[f'{name}.txt']} {model_key}"
+        if context != "passage":
+            key += f" {context}"
         path, part, shape = self._file(target), self._file(f"{target}.part"), (count, model.dim)
         if self._made.get(target) == key:
             try:
@@ -441,7 +451,7 @@ class WorkFolder:
                 lines = itertools.islice(self.lines(name), start, None)
                 with progress_bar(count, f"encoding {name} passages", "passage", self._verbose, start) as bar:
                     while chunk := list(itertools.islice(lines, _CHUNK)):
-                        file.write(skipthoughts.encode(model, chunk, verbose=False).tobytes())
+                        file.write(_encoded(model, chunk, context).tobytes())
                         file.flush()
                         bar.update(len(chunk))
                 os.fsync(file.fileno())
@@ -451,6 +461,14 @@ class WorkFolder:
                                    "kept, so make room and start again") from error
         self._note(target, key)
         return formats.load_matrix(path, mmap=True)
+
+
+def _encoded(model: Any, passages: Sequence[str], context: str, verbose: bool = False) -> np.ndarray:
+    """Vectors of passages whose sentences stand apart by tabs."""
+    from .. import skipthoughts, style
+    if context == "sentences":
+        return style.sentence_means(model, [passage.split("\t") for passage in passages], verbose=False)
+    return skipthoughts.encode(model, [passage.replace("\t", " ") for passage in passages], verbose=verbose)
 
 
 def _digest(lines: Iterable[str]) -> str:
@@ -612,21 +630,28 @@ def _train_decoder(options: argparse.Namespace) -> int:
     work = WorkFolder(f"{saveto}.data", verbose)
     for name, files in zip(("train", "heldout"), inputs):
         if files:
-            work.texts(name, f"passages {least} {most}", files,
-                       lambda files=files: corpus.passages(files, least, most, tokenized=True))
+            work.texts(name, f"passages {least} {most} of sentences", files,
+                       lambda files=files: corpus.passages(files, least, most, tokenized=True, between="\t"))
     words, counts = _words(options, o["n_words"], work.lines("train"), verbose)
     o["n_words"] = min(o["n_words"], len(words) + 2)
+    embeddings = None
+    if options.embeddings:
+        # What follows is the task's error, told before hours of encoding.
+        if options.init:
+            raise StorytellerError("--embeddings and --init both say what to start from: give one of them")
+        embeddings = vocabulary.initial_vectors(vocabulary.load_word_vectors(options.embeddings), _names(words),
+                                                o["dim_word"], o["seed"], options.embeddings)
     if options.init:
         tasks.check_decoder_init({**o, "dimctx": model.dim}, _names(words), options.init, saveto)
     data = []
     for name, files in zip(("train", "heldout"), inputs):
         if files:
             encoded = work.corpus(name, words)
-            data.append((encoded, work.vectors(name, model, model_key, len(encoded))))
+            data.append((encoded, work.vectors(name, model, model_key, len(encoded), o["context"])))
     passages, vectors = data[0]
     frequencies = _counts(passages, o["n_words"]) if o["n_samples"] else None
     task = tasks.DecoderTask(passages, vectors, saveto, data[1] if len(data) > 1 else None, _names(words),
-                             frequencies, init=options.init, **o)
+                             frequencies, embeddings, options.init, **o)
     dictionary = tasks.decoder_dictionary(saveto)
     return _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", dictionary],
                   lambda: vocabulary.save_dictionary(dictionary, words, counts))
@@ -790,7 +815,7 @@ def perplexity(dec: Any, sequences: Sequence[np.ndarray], vectors: np.ndarray, b
 
 
 def _evaluate_decoder(options: argparse.Namespace) -> int:
-    from .. import decoder, evaluation, formats, skipthoughts, text
+    from .. import decoder, evaluation, formats, text
     from ..progress import progress_bar
     from . import corpus, tasks
     if options.reconstruct < 0:
@@ -803,9 +828,11 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
         raise StorytellerError(f"{options.model}: reads thought vectors of {dec.dimctx} numbers, but the "
                                f"skip-thoughts model gives {model.dim}; use the one that the decoder was trained "
                                "with")
-    stream = corpus.passages(options.texts, least, most, tokenized=True)
+    stream = corpus.passages(options.texts, least, most, tokenized=True, between="\t")
     passages = list(itertools.islice(stream, options.passages))
-    vectors = skipthoughts.encode(model, passages, verbose=not options.quiet)
+    # The vectors that it was trained to write from.
+    vectors = _encoded(model, passages, dec.options.get("context", "passage"), verbose=not options.quiet)
+    passages = [passage.replace("\t", " ") for passage in passages]
     words = formats.load_dictionary(dictionary)
     sequences = [np.array(text.word_indices(passage.split(), words, len(dec.vocabulary)), dtype=np.int64)
                  for passage in passages]

@@ -402,7 +402,8 @@ def _count(n: int, what: str) -> str:
 
 
 def passages(paths: str | os.PathLike | Iterable[str | os.PathLike], min_words: int = 100,
-             max_words: int = 200, layout: str = "auto", tokenized: bool = False) -> Iterator[str]:
+             max_words: int = 200, layout: str = "auto", tokenized: bool = False,
+             between: str = " ") -> Iterator[str]:
     """Passages of a chosen length: paragraphs in a row joined, never across a break.
 
     A paragraph joins the passage before it as long as `max_words` allow.  One that is longer
@@ -418,6 +419,9 @@ def passages(paths: str | os.PathLike | Iterable[str | os.PathLike], min_words: 
         Give (and count) words as :func:`storyteller.text.tokenize_words` makes them, joined by
         blanks, as the decoder is trained on; else plain text, words split at white space, as
         for :func:`storyteller.style.make`.
+    between : str
+        What stands between two sentences of a passage: white space, such as a tab to tell them
+        apart again.
 
     Yields
     ------
@@ -429,6 +433,8 @@ def passages(paths: str | os.PathLike | Iterable[str | os.PathLike], min_words: 
         As :func:`books` and :func:`paragraphs`; if the bounds make no sense; at the end, if
         there was no passage.
     """
+    if not between.isspace():
+        raise StorytellerError(f"between is {between!r}: expected white space, as words are told apart by it")
     if not 1 <= min_words <= max_words:
         raise StorytellerError(f"min_words is {min_words} and max_words {max_words}: expected at least 1 word, "
                                "and no more for the smaller than for the larger")
@@ -437,7 +443,8 @@ def passages(paths: str | os.PathLike | Iterable[str | os.PathLike], min_words: 
     def rows() -> Iterator[str]:
         found = longest = 0
         for path in files:
-            for passage, words in _packed(_units(path, layout, tokenized, max_words), max_words):
+            units = _units(path, layout, tokenized, max_words, between)
+            for passage, words in _packed(units, max_words, between):
                 longest = max(longest, words)
                 if words >= min_words:
                     found += 1
@@ -449,14 +456,15 @@ def passages(paths: str | os.PathLike | Iterable[str | os.PathLike], min_words: 
     return rows()
 
 
-def _units(path: str, layout: str, tokenized: bool, max_words: int) -> Iterator[tuple[str, int]]:
+def _units(path: str, layout: str, tokenized: bool, max_words: int, between: str) -> Iterator[tuple[str, int]]:
     """What passages are made of: (text, words); words 0 for a break."""
     for paragraph in paragraphs(path, layout):
         if is_heading(paragraph):
             yield "", 0
             continue
-        parts = list(_tokenized(paragraph)) if tokenized else None
-        unit = paragraph if parts is None else " ".join(parts)
+        parts = (list(_tokenized(paragraph)) if tokenized else
+                 split_sentences(paragraph) if between != " " else None)
+        unit = paragraph if parts is None else between.join(parts)
         words = len(unit.split())
         if words <= max_words:
             if words:
@@ -467,12 +475,12 @@ def _units(path: str, layout: str, tokenized: bool, max_words: int) -> Iterator[
             yield (sentence, words) if words <= max_words else ("", 0)
 
 
-def _packed(units: Iterable[tuple[str, int]], max_words: int) -> Iterator[tuple[str, int]]:
+def _packed(units: Iterable[tuple[str, int]], max_words: int, between: str) -> Iterator[tuple[str, int]]:
     texts: list[str] = []
     total = 0
     for text, words in itertools.chain(units, [("", 0)]):
         if texts and (not words or total + words > max_words):
-            yield " ".join(texts), total
+            yield between.join(texts), total
             texts, total = [], 0
         if words:
             texts.append(text)

@@ -23,16 +23,17 @@ from .corpus import EncodedCorpus
 
 _log = logging.getLogger(__name__)
 
+CONTEXTS = ("passage", "sentences")
 HELDOUT_BATCHES = 64  # minibatches at most that a held-out cost is measured on
 
 # dim ... grad_clip as in the original; optimizer 'adam' is Kingma & Ba's, 'adam_2015' the original's.
 COMMON = {"optimizer": "adam", "lrate": 0.001, "warmup": 200, "decay_updates": 0, "decay_c": 0.0, "grad_clip": 5.0,
           "seed": 1234, "max_epochs": 5, "dispFreq": 50, "validFreq": 500, "saveFreq": 500, "sampleFreq": 500}
-WORDS = {"n_samples": 0, "label_smoothing": 0.0, "epsilon": 0.0}
+WORDS = {"n_samples": 0, "sample_power": 0.5, "label_smoothing": 0.0, "epsilon": 0.0}
 SKIPTHOUGHTS = {**COMMON, **WORDS, "dim_word": 620, "dim": 2400, "n_words": 20000, "maxlen_w": 30,
                 "batch_size": 64, "encoder": "gru", "decoder": "gru", "bidirectional": False}
 DECODER = {**COMMON, **WORDS, "dim_word": 620, "dim": 1600, "n_words": 40000, "maxlen_w": 100, "batch_size": 16,
-           "doutput": True, "encoder": "gru", "decoder": "gru", "noise": 0.0}
+           "doutput": True, "encoder": "gru", "decoder": "gru", "context": "passage", "noise": 0.0}
 EMBEDDING = {**COMMON, "dim_word": 300, "dim": 1024, "n_words": 20000, "maxlen_w": 100, "batch_size": 128,
              "margin": 0.2, "encoder": "gru", "grad_clip": 2.0, "lrate": 0.0002, "max_epochs": 15, "warmup": 0}
 
@@ -81,8 +82,9 @@ class _WordTask(ABC):
             if self.options["n_samples"] >= self.options["n_words"]:
                 raise StorytellerError(f"option 'n_samples' is {self.options['n_samples']}: expected fewer than the "
                                        f"{self.options['n_words']} words; 0 is the full softmax")
-            make = losses.Proposal.log_uniform if counts is None else losses.Proposal.unigram
-            self._proposal = make(self.options["n_words"] if counts is None else counts, self.options["n_samples"])
+            o = self.options
+            self._proposal = (losses.Proposal.log_uniform(o["n_words"], o["n_samples"]) if counts is None
+                              else losses.Proposal.unigram(counts, o["n_samples"], o["sample_power"]))
 
     def _word_inputs(self, inputs: list[Any]) -> list[Any]:
         from .. import backend as be
@@ -144,7 +146,8 @@ class DecoderTask(_WordTask):
         Archive of a decoder of the same sizes to start from (fine-tuning).  If `vocabulary` is given, too,
         it is compared with NAME_dictionary.pkl beside that archive.
     **options
-        See :data:`DECODER`.
+        See :data:`DECODER`.  ``context`` tells how `vectors` were made, for whoever uses the model: a
+        passage's own, or the mean of its sentences' (:func:`storyteller.style.sentence_means`).
 
     Raises
     ------
@@ -157,6 +160,9 @@ class DecoderTask(_WordTask):
                  counts: np.ndarray | None = None, embeddings: np.ndarray | None = None,
                  init: str | os.PathLike | None = None, **options: Any):
         self.options = options_of(DECODER, options)
+        if self.options["context"] not in CONTEXTS:
+            raise StorytellerError(f"option 'context' is {self.options['context']!r}: expected one of "
+                                   f"{', '.join(CONTEXTS)}")
         if init is not None and embeddings is not None:
             raise StorytellerError("both word vectors and a whole model to start from are given: give either "
                                    "embeddings or init")

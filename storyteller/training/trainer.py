@@ -31,6 +31,8 @@ LAST_RATE = 0.02  # of lrate, where decay_updates ends
 OPTIMISERS = {"adam": optimise.adam, "adam_2015": optimise.adam_2015}
 # Options that say how long or how closely a training is watched; they may change when it is resumed.
 FREE_OPTIONS = frozenset({"max_epochs", "dispFreq", "saveFreq", "validFreq", "sampleFreq"})
+# Options that older checkpoints lack, and what those trainings did.
+NEW_OPTIONS = {"context": "passage", "sample_power": 1.0}
 
 
 class Task(Protocol):
@@ -222,6 +224,7 @@ class Trainer:
 
     def _check_options(self, path: str, saved: dict[str, Any]) -> None:
         given = json.loads(json.dumps(self.task.options))
+        saved = {**{name: value for name, value in NEW_OPTIONS.items() if name in given}, **saved}
         differing = [name for name in sorted(set(saved) | set(given))
                      if name not in FREE_OPTIONS and saved.get(name) != given.get(name)]
         if differing:

@@ -9,19 +9,20 @@ from __future__ import annotations
 import logging
 import os
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .. import formats
 from ..errors import StorytellerError
+from ..layers import init_matrix
 from ..pickles import Machine, open_file
 from ..progress import progress_bar
 from ..text import build_dictionary
 
-__all__ = ["build", "coverage", "expand", "fit_expansion", "load_counts", "load_word_vectors",
-           "save_dictionary"]
+__all__ = ["build", "coverage", "expand", "fit_expansion", "initial_vectors", "load_counts",
+           "load_word_vectors", "save_dictionary"]
 
 _log = logging.getLogger(__name__)
 
@@ -250,6 +251,51 @@ def expand(word_vectors: Any, Wemb: np.ndarray, worddict: Mapping[str, int], n_w
             bar.update(len(rows))
     table[[words[word] for word in own]] = Wemb[list(own.values())]
     return words, table
+
+
+def initial_vectors(word_vectors: Any, words: Sequence[str], dim: int, seed: int = 1234,
+                    source: str = "word_vectors") -> np.ndarray:
+    """Word vectors for a new model to start from.
+
+    Parameters
+    ----------
+    word_vectors : gensim KeyedVectors, mapping of str to array, or (words, array)
+        See :func:`load_word_vectors`.
+    words : sequence of str
+        Of the model, by index.
+    dim : int
+        Numbers of a vector, the model's ``dim_word``.
+    seed : int
+        For words that have no vector: these get random ones, as in a new model.
+    source : str
+        Named in errors.
+
+    Returns
+    -------
+    array (len(words), dim) float32
+        Given vectors are scaled, all by the same number, to the spread of a new model's.
+
+    Raises
+    ------
+    StorytellerError
+        If the vectors are of another length, or no word has one.
+    """
+    names, matrix = _named_rows(word_vectors)
+    if matrix.shape[1] != dim:
+        raise StorytellerError(f"{source}: word vectors of {matrix.shape[1]} numbers, but the model's dim_word is "
+                               f"{dim}: set dim_word to {matrix.shape[1]} or give other vectors")
+    rows = {word: row for row, word in enumerate(names)}
+    known = [i for i, word in enumerate(words) if word in rows]
+    if not known:
+        raise StorytellerError(f"{source}: has a vector for none of the model's {len(words)} words: give vectors of "
+                               "the same language, with the same upper and lower case")
+    found = init_matrix(len(words), dim, np.random.default_rng(seed))
+    given = np.asarray(matrix[[rows[words[i]] for i in known]], dtype=np.float32)
+    if not np.isfinite(given).all():
+        raise StorytellerError(f"{source}: the word vectors hold NaN or infinity: fetch or train them again")
+    found[known] = given * (found.std() / max(float(given.std()), 1e-12))
+    _log.info("%d of %d words start from the vectors of %s", len(known), len(words), source)
+    return found
 
 
 def _checked(Wemb: np.ndarray, worddict: Mapping[str, int], n_words: int) -> tuple[np.ndarray, dict[str, int]]:
