@@ -1,10 +1,9 @@
 """Choosing among several passages the one that fits a picture best.
 
-The likeliest passage for a thought vector is often one that could be told of any picture.  So several
-passages are written, each is encoded again, and the one is told whose own thought, style taken away,
-points where the picture's does: cos(y - b, x - c), y being the mean vector of the passage's sentences.
-The idea is that of reranking by a reverse model (Li et al. 2016, arXiv:1510.03055, section 4.2), with the
-sentence encoder in the reverse model's place.
+The likeliest passage for a thought vector is often one that could be told of many pictures.  So several
+passages are written, each is put where captions are, into the joint space of images and sentences, and the
+one is told that fits the picture and reads fluently.  The idea is that of reranking by a reverse model
+(Li et al. 2016, arXiv:1510.03055, section 4.2), with the joint embedding in the reverse model's place.
 """
 from __future__ import annotations
 
@@ -14,54 +13,44 @@ from typing import Any
 import numpy as np
 
 from .decoder import Passage
-from .text import detokenize, split_sentences
+from .embedding import encode_sentences
+from .text import detokenize, split_sentences, tokenize_words
 
 REPEATED = 5           # no passage is told that has so many words in a row twice
-WEIGHT = 4.0           # of the fit beside the mean cost of a word, see in_order
+WEIGHT = 8.0           # of the fit beside the mean cost of a word, see in_order
 WORDS = (25, 110)      # lengths that count as a short story
 
 
-def thoughts(model: Any, passages: Sequence[Passage]) -> np.ndarray:
-    """The mean thought vector of each passage's sentences.
+def fits(vse: Any, passages: Sequence[Passage], query: np.ndarray) -> np.ndarray:
+    """How well passages fit a picture.
 
     Parameters
     ----------
-    model : SkipThoughts
+    vse : JointEmbedding
     passages : sequence of Passage
+    query : array (dim,) float32
+        The picture in the joint space, of unit norm.
 
     Returns
     -------
-    array (len(passages), model.dim) float32
-        Zeros for a passage without words.
+    array (len(passages),) float32
+        Cosine of the picture and the passage's sentence that is nearest to it, plus that of the passage read as
+        one sentence: between -2 and 2.  0 for a passage without words.
     """
-    texts = [[s for s in split_sentences(detokenize(passage.text)) if s.split()] for passage in passages]
-    flat = [sentence for sentences in texts for sentence in sentences]
-    vectors = model.encode(flat, verbose=False)
-    found, first = np.zeros((len(texts), model.dim), dtype=np.float32), 0
-    for row, sentences in zip(found, texts):
-        if sentences:
-            row[:] = vectors[first:first + len(sentences)].mean(axis=0)
-        first += len(sentences)
+    texts = [[_caption(s) for s in split_sentences(detokenize(passage.text)) if s.split()] for passage in passages]
+    told = [row for row, sentences in enumerate(texts) if sentences]
+    flat = [sentence for row in told for sentence in texts[row]] + [" ".join(texts[row]) for row in told]
+    found = np.zeros(len(passages), dtype=np.float32)
+    if told:
+        scores = encode_sentences(vse, flat) @ np.asarray(query, dtype=np.float32)
+        starts = np.cumsum([0, *(len(texts[row]) for row in told)])
+        found[told] = np.maximum.reduceat(scores[:starts[-1]], starts[:-1]) + scores[starts[-1]:]
     return found
 
 
-def fits(vectors: np.ndarray, x: np.ndarray, c: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Cosine of each passage's thought without its style, and of the picture's without its own.
-
-    Parameters
-    ----------
-    vectors : array (n, dim)
-        From :func:`thoughts`.
-    x, c, b : array (dim,)
-        Mean thought of the captions, caption style, book style.
-
-    Returns
-    -------
-    array (n,) float64
-    """
-    wanted, given = np.asarray(x - c, dtype=np.float64), np.asarray(vectors - b, dtype=np.float64)
-    norms = np.linalg.norm(given, axis=1) * np.linalg.norm(wanted)
-    return given @ wanted / np.where(norms > 0, norms, 1)
+def _caption(sentence: str) -> str:
+    """A sentence as captions are written: words apart by blanks, in lower case."""
+    return " ".join(tokenize_words(sentence)).lower()
 
 
 def repeats(words: Sequence[str], n: int = REPEATED) -> bool:
@@ -71,7 +60,7 @@ def repeats(words: Sequence[str], n: int = REPEATED) -> bool:
     return len(set(runs)) < len(runs)
 
 
-def in_order(passages: Sequence[Passage], fit: np.ndarray, weight: float) -> list[Passage]:
+def in_order(passages: Sequence[Passage], fit: np.ndarray, weight: float = WEIGHT) -> list[Passage]:
     """Passages with the best first: by ``weight`` times the fit less the cost a word, in nats.
 
     Those that are unfinished, of an unfit length or repeat themselves come last.

@@ -108,7 +108,7 @@ def _story_parser() -> argparse.ArgumentParser:
     add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without blanks "
         "before punctuation, or the decoder's own words (default: the settings')")
     add("--candidates", type=int, metavar="N", help="write N stories by the beam and N by chance, and tell the one "
-        "whose own thought comes nearest to the picture's; 0: the likeliest (default: the settings')")
+        "that fits the picture best; 0: the likeliest (default: the settings')")
     add("--n-best", type=int, default=1, metavar="N", help="print the N best stories with their costs")
     add("--sample", action="store_true", help="draw the words at random instead of searching")
     add("--temperature", type=float, default=1.0, metavar="T", help="with --sample: below 1 bolder, above 1 "

@@ -202,9 +202,9 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
     use_unk : bool
         Allow the unknown word.
     candidates : int, optional
-        So many passages are searched for (and, unless ``sample``, as many drawn), and the one whose own
-        thought comes nearest to the picture's is told, see :mod:`storyteller.candidates`; 0: the
-        likeliest, as in the original.  The settings' ``telling['candidates']`` by default.
+        So many passages are searched for (and, unless ``sample``, as many drawn), and the one that the joint
+        embedding finds nearest to the picture is told, see :mod:`storyteller.candidates`; 0: the likeliest, as
+        in the original.  The settings' ``telling['candidates']`` by default.
     prose : bool, optional
         Show the story as a reader expects it, with capitals and without blanks before punctuation;
         False: the decoder's own words, as the original does.  The settings' ``telling['prose']`` by
@@ -257,8 +257,7 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
     if candidates:
         if not sample:  # the beam's passages are much alike
             found += decoder.passages(z["dec"], shifted, n_best=candidates, stochastic=True, **{**options, **DRAWN})
-        fit = choosing.fits(choosing.thoughts(z["stv"], found), thoughts.mean(axis=0), z["bneg"], b)
-        found = choosing.in_order(found, fit, choosing.WEIGHT)[:n_best]
+        found = choosing.in_order(found, choosing.fits(z["vse"], found, query[0]))[:n_best]
     timings["passage"] = watch() - start
 
     told = Story(image=_image_name(image), captions=captions, passage=found[0].text, cost=found[0].cost,

@@ -1,4 +1,4 @@
-"""Choosing among passages by the thought they have when read again."""
+"""Choosing among passages by how well they fit the picture."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -6,34 +6,25 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, candidates, generate
+from storyteller import StorytellerError, candidates, embedding, generate
 from storyteller.decoder import Passage
 
 IMAGE = Path(__file__).parent.parent / "images" / "ex1.jpg"
-
-
-class Reader:
-    """In place of a sentence encoder: a sentence's vector has its number of words of each kind."""
-
-    dim = 3
-
-    def encode(self, texts, verbose=False):
-        return np.array([[t.count("dog"), t.count("sea"), 1] for t in texts], dtype=np.float32).reshape(-1, 3)
 
 
 def passage(text, cost=10.0, finished=True):
     return Passage(text, cost, finished)
 
 
-def test_thoughts_are_means_over_sentences():
-    found = candidates.thoughts(Reader(), [passage("A dog . A dog and a dog . The sea ."), passage("")])
-    np.testing.assert_allclose(found, [[1, 1 / 3, 1], [0, 0, 0]])
-
-
-def test_fit_is_a_cosine_without_styles():
-    x, c, b = np.array([3.0, 1, 0]), np.array([1.0, 1, 0]), np.array([0.0, 5, 5])
-    fit = candidates.fits(np.array([[4.0, 5, 5], [0, 5, 5], [-1, 5, 5], [1, 6, 5]]), x, c, b)
-    np.testing.assert_allclose(fit, [1, 0, -1, np.sqrt(0.5)])
+def test_fits(z):
+    query = np.random.default_rng(0).standard_normal(z["vse"].dim).astype(np.float32)
+    query /= np.linalg.norm(query)
+    found = candidates.fits(z["vse"], [passage("`` A dog runs , '' she said . The sea is blue ."), passage(""),
+                                       passage("The sea is blue .")], query)
+    rows = embedding.encode_sentences(z["vse"], ["`` a dog runs , '' she said .", "the sea is blue .",
+                                                 "`` a dog runs , '' she said . the sea is blue ."]) @ query
+    np.testing.assert_allclose(found, [max(rows[:2]) + rows[2], 0, 2 * rows[1]], atol=1e-6)
+    assert not len(candidates.fits(z["vse"], [], query))
 
 
 def test_repeats():

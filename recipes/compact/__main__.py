@@ -16,25 +16,29 @@ import numpy as np
 
 from storyteller import cli, compact, embedding, formats, skipthoughts, style, vgg
 from storyteller.errors import StorytellerError
-from storyteller.training import tasks, trainer
+from storyteller.training import tasks, trainer, vocabulary
 from storyteller.training.commands import _counts
 from storyteller.training.corpus import EncodedCorpus
 
-from . import captions, convnet, features, package, passages, texts
+from . import captions, convnet, features, package, pairs, passages, texts
 from .captions.families import CLASSES, KINDS
 
 STYLES = ("romance", "adventure", "verse")
-# Corpora of passages, and of how many how many are encoded as vectors.
+# Corpora of passages, and how many (of how many) are encoded as vectors.
 PARTS = (("romance_heldout", 1, 1), ("romance", 2, 5), ("adventure", 1, 6), ("verse", 1, 1))
 N_WORDS = 15000     # of the decoder
 SKIPTHOUGHTS = ("--dim-word", "200", "--n-words", str(texts.MAX_WORDS + 2), "--n-samples", "600", "--batch-size", "128",
                 "--valid-freq", "1000", "--save-freq", "1000")
-EMBEDDING = ("--dim", "256", "--dim-word", "128", "--batch-size", "256", "--lrate", "0.001", "--max-epochs", "6",
-             "--valid-freq", "300", "--save-freq", "300")
-DECODER = {"dim": 512, "dim_word": 200, "n_words": N_WORDS, "n_samples": 600, "batch_size": 64,
-           "maxlen_w": 141, "noise": 0.1, "lrate": 0.0015, "decay_updates": 5600, "validFreq": 500, "saveFreq": 500,
+EMBEDDING = ("--encoder", "bow", "--dim", "1024", "--dim-word", "1024", "--batch-size", "256", "--lrate", "0.0005",
+             "--max-epochs", "5", "--valid-freq", "300", "--save-freq", "300")
+# Passages that are paired with each class, about twice as many as are found fit; passages with their own vectors.
+TOLD = {"romance": (950, 60000), "adventure": (200, 12000), "verse": (60, 10000)}
+# Vectors are whitened for the decoder (pairs.py); noise is a share of that.
+DECODER = {"dim": 512, "dim_word": 200, "n_words": N_WORDS, "n_samples": 1500, "batch_size": 64, "maxlen_w": 141,
+           "noise": 0.15, "lrate": 0.0015, "warmup": 100, "context": "sentences", "validFreq": 500, "saveFreq": 250,
            "sampleFreq": 2000, "max_epochs": 20}
-MINUTES = {"skipthoughts": 90.0, "finetune": 20.0, "decoder": 95.0}
+UPDATES = {"decoder": 6000, "tell": 8300}
+MINUTES = {"skipthoughts": 90.0, "finetune": 20.0, "decoder": 60.0, "tell": 85.0}
 
 
 class Recipe:
@@ -80,13 +84,14 @@ class Recipe:
         """The joint embedding of photos and captions."""
         if not os.path.exists(self.at("pairs", "heldout.npy")):
             net = vgg.build_convnet(self.at("efficientnet_lite0.npz"))
-            of_classes = {label: group for label, group in captions.groups() if label is not None}
-            features.make_pairs(net, self.at("classifier.npz"), self.photos, self.corpora, of_classes,
+            features.make_pairs(net, self.at("classifier.npz"), self.photos, self.corpora, _of_classes(),
                                 self.folder("pairs"))
+        trained = os.path.join(self.folder("joint"), "embedding.npz")
         _run("train", "embedding", "--captions", self.at("pairs", "captions.txt"), "--features",
              self.at("pairs", "features.npy"), "--heldout-captions", self.at("pairs", "heldout.txt"),
-             "--heldout-features", self.at("pairs", "heldout.npy"), "-o", self.at("embedding.npz"), *EMBEDDING,
-             "--resume")
+             "--heldout-features", self.at("pairs", "heldout.npy"), "-o", trained, *EMBEDDING, "--resume")
+        of_photos = np.concatenate(list(features.seen_photos(self.photos, self.at("pairs")).values()))
+        features.solve_images(trained, self.at("embedding.npz"), _of_classes(), self.at("classifier.npz"), of_photos)
 
     def _skipthoughts(self, stage: str, sources: list[str], *more: str) -> None:
         for name, options in (("uni", ("--dim", "512")), ("bi", ("--dim", "256", "--bidirectional"))):
@@ -116,30 +121,42 @@ class Recipe:
             passages.vectors(model, self.folder("vectors"), f"{name}_part", self.at("passages"))
 
     def pairs(self) -> None:
-        """Vectors of captions, x - c + b, paired with passages that speak of the same things."""
+        """Vectors of pictures, x - c + b, paired with passages that speak of the same things."""
         model, joint = skipthoughts.load_model(self.at("thoughts")), embedding.load_model(self.at("embedding.npz"))
-        groups = list(captions.groups())
-        texts_ = [text for _, group in groups for text in group]
-        ends = np.cumsum([0, *(len(group) for _, group in groups)])
-        rows = [np.arange(ends[i], ends[i + 1]) for i, (label, _) in enumerate(groups) if label is not None]
-        views = passages.caption_views(skipthoughts.encode(model, texts_, batch_size=512),
-                                       embedding.encode_sentences(joint, texts_, batch_size=512), rows)
-        b, c = (style.load(self.at("styles", f"{name}_style.npy")) for name in ("romance", "caption"))
-        views += b - c
+        texts_ = list(captions.captions())
+        examples = features.examples(self.photos, self.at("pairs"), self.at("classifier.npz"))
+        x = pairs.views(joint, embedding.encode_sentences(joint, texts_, batch_size=512),
+                        skipthoughts.encode(model, texts_, batch_size=512), examples[0])
+        styles = {name: style.load(self.at("styles", f"{name}_style.npy")) for name in (*STYLES, "caption")}
         words = ["<eos>", "UNK", *formats.load_dictionary(self.at("words.pkl"))][:N_WORDS]
-        found = passages.pair_with_captions(EncodedCorpus(self.at("passages", "romance")), words, CLASSES, KINDS,
-                                            views.shape[1])
-        passages.mix(self.at("passages"), "romance_part", "romance", found, views, self.at("vectors"), "mixed")
+        pairs.make(self.at("passages"), [pairs.Source(name, styles[name], *TOLD[name]) for name in STYLES], words,
+                   CLASSES, KINDS, (x, examples[1]), styles["caption"], "told", self.at("vectors"))
+        with np.load(self.at("vectors", "whitening.npz")) as whitening:
+            for name in ("romance_part", "romance_heldout_part"):
+                pairs.save_whitened(np.load(self.at("vectors", f"{name}.vectors.npy")), whitening["m"],
+                                    whitening["P"], self.at("vectors", f"{name}_white.vectors.npy"))
+
+    def _decoder(self, stage: str, source: str, vectors: str, init: str | None = None) -> None:
+        words = formats.load_dictionary(self.at("words.pkl"))
+        (train, rows), heldout = ((EncodedCorpus(self.at("passages", name)),
+                                   np.load(self.at("vectors", f"{of}.vectors.npy"), mmap_mode="r"))
+                                  for name, of in ((source, vectors),
+                                                   ("romance_heldout_part", "romance_heldout_part_white")))
+        saveto = os.path.join(self.folder(stage), "romance.npz")
+        counts = _counts(train, N_WORDS)
+        vocabulary.save_dictionary(tasks.decoder_dictionary(saveto), words,
+                                   {word: int(counts[i]) for word, i in words.items() if i < N_WORDS})
+        task = tasks.DecoderTask(train, rows, saveto, heldout, ["<eos>", "UNK", *words][:N_WORDS], counts, init=init,
+                                 decay_updates=UPDATES[stage], **DECODER)
+        trainer.Trainer(task, saveto, resume=True).run(max_seconds=60 * MINUTES[stage])
 
     def decoder(self) -> None:
-        """The decoder on the romances."""
-        words = formats.load_dictionary(self.at("words.pkl"))
-        (train, vectors), heldout = ((EncodedCorpus(self.at("passages", name)),
-                                      np.load(self.at("vectors", f"{name}.vectors.npy"), mmap_mode="r"))
-                                     for name in ("mixed", "romance_heldout_part"))
-        task = tasks.DecoderTask(train, vectors, self.at("romance.npz"), heldout, ["<eos>", "UNK", *words][:N_WORDS],
-                                 _counts(train, N_WORDS), **DECODER)
-        trainer.Trainer(task, self.at("romance.npz"), resume=True).run(max_seconds=60 * MINUTES["decoder"])
+        """The decoder on passages of the romances and their own vectors: how novels are written."""
+        self._decoder("decoder", "romance_part", "romance_part_white")
+
+    def tell(self) -> None:
+        """The same decoder on what pictures come to: how to begin with what is seen."""
+        self._decoder("tell", "told", "told", self.at("decoder", "romance.npz"))
 
     def styles(self) -> None:
         """b of each style, the mean over its passages; c, the mean over our captions."""
@@ -153,7 +170,8 @@ class Recipe:
     def package(self) -> None:
         """Everything into the package, float16."""
         package.copy_skipthoughts([self.at("thoughts")], self.target)
-        package.copy_decoder(self.at("romance.npz"), self.at("words.pkl"), self.target)
+        package.copy_decoder(self.at("tell", "romance.npz"), self.at("vectors", "whitening.npz"), self.at("words.pkl"),
+                             self.target)
         package.copy_embedding(self.at("embedding.npz"), self.target)
         package.copy_styles(self.at("styles"), self.target)
         package.copy_files([self.at("efficientnet_lite0.npz"), self.at("captions.txt")], self.target)
@@ -166,7 +184,12 @@ class Recipe:
 
 
 STAGES = ("texts", "convnet", "embedding", "skipthoughts", "finetune", "passages", "styles", "pairs", "decoder",
-          "package", "evaluate")
+          "tell", "package", "evaluate")
+
+
+def _of_classes() -> dict[int, list[str]]:
+    """Our captions of every class."""
+    return {label: group for label, group in captions.groups() if label is not None}
 
 
 def _run(*arguments: str) -> None:

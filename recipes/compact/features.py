@@ -156,6 +156,30 @@ def held_out(photos: str) -> tuple[list[tuple[int, str]], list[str]]:
     return ([(label, path) for label, path in photos_of_classes(photos) if label % 10 == 3], coco_photos(photos)[::10])
 
 
+def seen_photos(photos: str, folder: str) -> dict[int, np.ndarray]:
+    """Features (CROPS, d) of the photo of every class, but for those held out, as :func:`make_pairs` left them."""
+    labelled, kept = photos_of_classes(photos), {path for _, path in held_out(photos)[0]}
+    of_classes = np.load(os.path.join(folder, "imagenet.npy"))
+    return {label: of_classes[i] for i, (label, path) in enumerate(labelled) if path not in kept}
+
+
+def examples(photos: str, folder: str, classifier: str, made: int = 12, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of every class: ``made`` from its row, and the crops of its photo twice.
+
+    Returns
+    -------
+    features (n, d) float32, of unit norm
+    labels (n,) int64
+    """
+    seen = seen_photos(photos, folder)
+    W = np.load(classifier)["W"]
+    of_rows = from_rows(W, np.concatenate(list(seen.values())).mean(axis=0), made, seed)
+    parts = [np.concatenate([of_rows[label], *(2 * [seen[label]] if label in seen else [])]) for label in range(len(W))]
+    rows = np.concatenate(parts)
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True),
+            np.repeat(np.arange(len(W)), [len(part) for part in parts]))
+
+
 def coco_photos(photos: str) -> list[str]:
     """Paths of coco/, sorted by name."""
     folder = os.path.join(photos, "coco")

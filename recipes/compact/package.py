@@ -10,6 +10,8 @@ import numpy as np
 from storyteller import decoder, embedding, formats, skipthoughts
 from storyteller.errors import StorytellerError
 
+from . import pairs
+
 LIMIT = 60e6  # bytes, of all files
 
 
@@ -53,10 +55,14 @@ def copy_skipthoughts(folders: Iterable[str], target: str) -> None:
         file.write(texts.pop())
 
 
-def copy_decoder(source: str, dictionary: str, target: str) -> None:
-    """``source`` is an archive of the trainer; written as romance.npz."""
+def copy_decoder(source: str, whitening: str, dictionary: str, target: str) -> None:
+    """``source`` is an archive of the trainer that reads whitened vectors; written as romance.npz."""
     options = formats.load_options(f"{source}.pkl")
-    _copy_arrays(source, os.path.join(target, "romance.npz"), decoder.parameter_shapes(options, f"{source}.pkl"))
+    arrays = formats.load_arrays(source, list(decoder.parameter_shapes(options, f"{source}.pkl")))
+    with np.load(whitening) as given:
+        arrays = pairs.folded(arrays, given["m"], given["P"])
+    formats.save_arrays(os.path.join(target, "romance.npz"),
+                        **{name: _half(array, f"{source}: {name}") for name, array in arrays.items()})
     formats.save_pickle(os.path.join(target, "romance.npz.pkl"), options)
     words = {word: i for word, i in formats.load_dictionary(dictionary).items() if i < options["n_words"]}
     formats.save_pickle(os.path.join(target, "romance_dictionary.pkl"), words)

@@ -8,7 +8,8 @@ mentioned: in the first sentence, for what a decoder begins with is what its con
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,16 +17,34 @@ from storyteller import embedding
 from storyteller.formats import write_atomically
 from storyteller.training.corpus import EncodedCorpus
 
+from . import passages
+
 LENGTHS = (30, 75)      # words of a passage, drawn between the two
 LONGEST = 90            # and no more than that
 FIRST = (4, 40)         # words of its first sentence
 UNKNOWN = 2             # words that the decoder does not know, at most
+SPOKEN = 2              # quotation marks, at most; none in the first sentence: a story does not begin amid talk
+KNOWN = 0.06            # share of unknown words, at most, of passages that stand with their own vectors
+WHITENED = 60000        # vectors that the whitening is measured on
+USES = 5                # of one sentence that mentions something: what is read again and again is learnt by heart
+BEFORE = 0.25           # of the passages begin a sentence before that
+FLAT = 0.7              # a word is drawn as often as it occurs, to this power
 OWN = 0.4               # of a class's passages, those that have a word of its own name
 # Words of names that say nothing of their own.
 COMMON = frozenset("""
 a of the and with in on old new common white black red green great small grey brown golden water sea tree king house
 wild american european indian english irish french japanese german standard miniature wood garden night rock box hot
 head table running long bell three""".split())
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus, its style, about twice as many passages as are paired with each class, and plain ones."""
+
+    name: str
+    b: np.ndarray
+    each: int
+    plain: int
 
 
 def views(vse: embedding.JointEmbedding, joint: np.ndarray, thoughts: np.ndarray, features: np.ndarray,
@@ -65,6 +84,8 @@ class Mentions:
         self.passage = np.repeat(np.arange(len(counts)), counts)
         self.lengths = np.asarray(self.sentences.lengths)
         self.unknown = _count(self.sentences, lambda tokens: (tokens == 1) | (tokens >= len(words)))
+        marks = [i for i, word in enumerate(words) if word in ("``", "''")]
+        self.spoken = _count(self.sentences, lambda tokens: np.isin(tokens, marks))
         self._known = np.array([word.lower() for word in words])
         of_interest = np.array([word in wanted for word in self._known])
         tokens = np.asarray(self.sentences.tokens)
@@ -84,17 +105,19 @@ class Mentions:
 
     def window(self, row: int, wanted: int) -> tuple[int, int] | None:
         """First and last + 1 of the sentences that a passage from this one on has; None where none will do."""
-        if not FIRST[0] <= self.lengths[row] <= FIRST[1] or self.unknown[row]:
+        if not FIRST[0] <= self.lengths[row] <= FIRST[1] or self.unknown[row] or self.spoken[row]:
             return None
-        last, words, unknown = row, 0, 0
+        last, words, unknown, spoken = row, 0, 0, 0
         while last < len(self.lengths) and self.passage[last] <= self.passage[row] + 1 and words < wanted:
             if words + self.lengths[last] > LONGEST:
                 break
-            words, unknown, last = words + self.lengths[last], unknown + self.unknown[last], last + 1
-        return (row, last) if words >= LENGTHS[0] and unknown <= UNKNOWN else None
+            words, unknown = words + self.lengths[last], unknown + self.unknown[last]
+            spoken, last = spoken + self.spoken[last], last + 1
+        return (row, last) if words >= LENGTHS[0] and unknown <= UNKNOWN and spoken <= SPOKEN else None
 
 
-def _count(corpus: EncodedCorpus, is_counted) -> np.ndarray:
+def _count(corpus: EncodedCorpus, is_counted: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """How many tokens of each text are counted."""
     ends = np.concatenate([[0], np.cumsum(is_counted(np.asarray(corpus.tokens)), dtype=np.int64)])
     offsets = np.concatenate([[0], np.cumsum(corpus.lengths, dtype=np.int64)])
     return ends[offsets[1:]] - ends[offsets[:-1]]
@@ -102,27 +125,34 @@ def _count(corpus: EncodedCorpus, is_counted) -> np.ndarray:
 
 def of_classes(mentions: Mentions, classes: Mapping[int, tuple[str, str]], kinds: Mapping[str, str], each: int,
                rng: np.random.Generator) -> list[tuple[int, int, int]]:
-    """Passages for every class: (class, first sentence, last + 1), about ``each`` of a class.
+    """Passages for every class: (class, first sentence, last + 1), at most ``each`` of a class.
 
     A word is drawn first, common ones oftener, but less than they are commoner, and then a sentence with it.
     """
-    found = []
+    drawn = {}
     for label, (name, family) in sorted(classes.items()):
         # "scotch terrier" is a terrier; of a "cup of coffee" both words will do.
         names = name.split() if " of " in name else name.split()[-1:]
         own = [word for word in dict.fromkeys(names) if word not in COMMON and len(mentions.of(word))]
         kind = [word for word in dict.fromkeys(kinds[family].split()) if len(mentions.of(word))]
-        for group, share in ((own, OWN if kind else 1.0), (kind, 1 - OWN if own else 1.0)):
-            if not group:
-                continue
-            weights = np.sqrt([len(mentions.of(word)) for word in group])
-            # Of few sentences none is to be learnt by heart.
-            count = min(round(each * share), 2 * sum(len(mentions.of(word)) for word in group))
-            for i in rng.choice(len(group), size=count, p=weights / weights.sum()):
-                row = int(rng.choice(mentions.of(group[i])))
-                window = mentions.window(row, int(rng.integers(*LENGTHS)))
-                if window:
-                    found.append((label, *window))
+        groups = [(group, share) for group, share in ((own, OWN if kind else 1.0), (kind, 1 - OWN if own else 1.0))
+                  if group]
+        if groups:
+            weights = [np.array([len(mentions.of(word)) for word in group]) ** FLAT for group, _ in groups]
+            p = np.concatenate([share * w / w.sum() for w, (_, share) in zip(weights, groups)])
+            drawn[label] = [word for group, _ in groups for word in group], np.cumsum(p)
+    found = []
+    used = np.zeros(len(mentions.lengths), dtype=np.int64)
+    # In turns, so that no class takes all there is before the next.
+    for label in rng.permutation(np.repeat(list(drawn), each)):
+        words, ends = drawn[label]
+        rows = mentions.of(words[min(int(np.searchsorted(ends, rng.random())), len(words) - 1)])
+        row = int(rows[rng.integers(len(rows))])
+        first = row - int(rng.random() < BEFORE and row > 0 and mentions.passage[row - 1] == mentions.passage[row])
+        window = mentions.window(first, int(rng.integers(*LENGTHS)))
+        if used[row] < USES and window and window[1] > row:
+            used[row] += 1
+            found.append((int(label), *window))
     return found
 
 
@@ -154,10 +184,59 @@ def unfolded(arrays: Mapping[str, np.ndarray], m: np.ndarray, P: np.ndarray) -> 
             "ff_state_b": (arrays["ff_state_b"] + m @ W).astype(np.float32)}
 
 
-def write(path: str, pieces: Sequence[np.ndarray]) -> None:
-    """An encoded corpus of these passages."""
-    lengths = np.array([len(piece) for piece in pieces])
-    for end, array in (("tokens", np.concatenate(pieces).astype("<i4")),
-                       ("offsets", np.concatenate([[0], np.cumsum(lengths)]).astype("<i8"))):
-        with write_atomically(f"{path}.{end}.npy") as file:
-            np.save(file, array)
+def make(folder: str, sources: Sequence[Source], words: Sequence[str], classes: Mapping[int, tuple[str, str]],
+         kinds: Mapping[str, str], seen: tuple[np.ndarray, np.ndarray], c: np.ndarray, target: str,
+         vector_folder: str, seed: int = 0) -> None:
+    """Write the passages that the decoder learns to tell from, in a random order, with whitened vectors.
+
+    Parameters
+    ----------
+    folder : path
+        Of encoded passages; ``target`` is written into it.
+    sources : sequence of Source
+    words : sequence of str
+        Of the decoder, by index.
+    classes : mapping of int to (name, family)
+    kinds : mapping of str to str
+        Words for what the members of a family are.
+    seen : pair of arrays
+        :func:`views` of pictures (n, dim), and their classes (n,).
+    c : array (dim,)
+        Caption style.
+    target : str
+        TARGET.tokens.npy and TARGET.offsets.npy, and in ``vector_folder`` TARGET.vectors.npy and whitening.npz.
+    vector_folder : path
+    seed : int
+    """
+    rng = np.random.default_rng(seed)
+    x, labels = seen
+    rows_of = {label: np.flatnonzero(labels == label) for label in classes}
+    wanted = {word for name, family in classes.values() for word in (*name.split(), *kinds[family].split())}
+    pieces: list[np.ndarray] = []
+    vectors: list[np.ndarray] = []
+    for source in sources:
+        mentions = Mentions(folder, source.name, words, wanted)
+        ends = np.concatenate([[0], np.cumsum(mentions.lengths, dtype=np.int64)])
+        for label, first, last in of_classes(mentions, classes, kinds, source.each, rng):
+            tokens = np.asarray(mentions.sentences.tokens[ends[first]:ends[last]])
+            pieces.append(np.where(tokens < len(words), tokens, 1))
+            vectors.append(x[rng.choice(rows_of[label])] - c + source.b)
+        plain = EncodedCorpus(os.path.join(folder, f"{source.name}_part"))
+        own = np.load(os.path.join(vector_folder, f"{source.name}_part.vectors.npy"), mmap_mode="r")
+        known = _count(plain, lambda tokens: tokens == 1) <= KNOWN * plain.lengths
+        for i in np.sort(rng.permutation(np.flatnonzero(known))[:source.plain]):
+            pieces.append(np.asarray(plain[i]))
+            vectors.append(own[i])
+    order = rng.permutation(len(pieces))
+    lengths = np.array([len(piece) for piece in pieces])[order]
+    passages.write(os.path.join(folder, target), np.concatenate([pieces[i] for i in order]), lengths)
+    m, P = whitening(np.array([vectors[i] for i in order[:WHITENED]]))
+    with write_atomically(os.path.join(vector_folder, "whitening.npz")) as file:
+        np.savez(file, m=m, P=P)
+    save_whitened(np.array([vectors[i] for i in order]), m, P, os.path.join(vector_folder, f"{target}.vectors.npy"))
+
+
+def save_whitened(vectors: np.ndarray, m: np.ndarray, P: np.ndarray, path: str) -> None:
+    """Write ``(vectors - m) P``, float32."""
+    with write_atomically(path) as file:
+        np.save(file, ((vectors - m) @ P).astype(np.float32))

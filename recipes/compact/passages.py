@@ -20,14 +20,6 @@ from storyteller.training import corpus
 MIN_WORDS, MAX_WORDS = 30, 80
 LONGEST = 60        # words of a sentence; a passage with a longer one is left out
 _CHUNK = 65536      # sentences that are encoded at a time
-# Of a family's passages, more for each member; of those that have a word of a member's own name.
-_OF_FAMILY, _OF_MEMBER, _OF_NAME = 1200, 30, 150
-# Words of names that say nothing of their own.
-COMMON = frozenset("""
-a of the and with in on old new common white black red green great small grey brown golden water sea tree king house
-wild american european indian english irish french japanese german standard miniature wood garden night rock box hot
-head table running long bell three""".split())
-
 
 
 def passages(files: Iterable[str], min_words: int = MIN_WORDS, max_words: int = MAX_WORDS) -> Iterator[list[list[str]]]:
@@ -123,48 +115,6 @@ def vectors(model: Any, folder: str, name: str, texts: str) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def caption_views(vectors: np.ndarray, joint: np.ndarray, groups: Sequence[np.ndarray], k: int = 100, count: int = 6,
-                  seed: int = 0) -> np.ndarray:
-    """What a picture of each class may come to: mean thought vectors of the k captions nearest to a query.
-
-    Parameters
-    ----------
-    vectors : array (captions, dim) float32
-        Thought vectors of the captions.
-    joint : array (captions, d) float32
-        Their vectors in the joint space, of unit norm.
-    groups : sequence of int arrays
-        Rows of each class's captions.
-    k : int
-    count : int
-        Queries for each class: its mean joint vector, with more and more noise.
-    seed : int
-
-    Returns
-    -------
-    array (len(groups), count, dim) float32
-    """
-    rng = np.random.default_rng(seed)
-    found = np.empty((len(groups), count, vectors.shape[1]), dtype=np.float32)
-    for views, rows in zip(found, groups):
-        centre = joint[rows].mean(axis=0)
-        for i, view in enumerate(views):
-            noise = rng.standard_normal(len(centre)) * np.linalg.norm(centre) / np.sqrt(len(centre))
-            scores = joint @ (centre + 0.2 * i * noise).astype(np.float32)
-            view[:] = vectors[np.argpartition(scores, len(scores) - k)[len(scores) - k:]].mean(axis=0)
-    return found
-
-
-def mentions(corpus_: corpus.EncodedCorpus, words: Sequence[str], wanted: Iterable[str]) -> np.ndarray:
-    """How often each passage has one of the wanted words, case ignored: (len(corpus),) int32."""
-    wanted = set(wanted)
-    is_wanted = np.array([word.lower() in wanted for word in words])
-    marks = is_wanted[np.asarray(corpus_.tokens)]
-    ends = np.concatenate([[0], np.cumsum(marks, dtype=np.int64)])
-    offsets = np.concatenate([[0], np.cumsum(corpus_.lengths, dtype=np.int64)])
-    return (ends[offsets[1:]] - ends[offsets[:-1]]).astype(np.int32)
-
-
 def part(folder: str, name: str, target: str, keep: int, of: int) -> None:
     """Write ``keep`` of every ``of`` passages of ``folder/name`` with their sentences as ``folder/target``."""
     if os.path.exists(os.path.join(folder, f"{target}.counts.npy")):
@@ -173,82 +123,15 @@ def part(folder: str, name: str, target: str, keep: int, of: int) -> None:
     kept = np.arange(len(counts)) % of < keep
     for end, rows in (("", kept), (".sentences", np.repeat(kept, counts))):
         source = corpus.EncodedCorpus(os.path.join(folder, name + end))
-        _write(os.path.join(folder, target + end), np.asarray(source.tokens)[np.repeat(rows, source.lengths)],
+        write(os.path.join(folder, target + end), np.asarray(source.tokens)[np.repeat(rows, source.lengths)],
                source.lengths[rows])
     with write_atomically(os.path.join(folder, f"{target}.counts.npy")) as file:
         np.save(file, counts[kept])
 
 
-def _write(path: str, tokens: np.ndarray, lengths: np.ndarray) -> None:
-    """The two files of an encoded corpus."""
+def write(path: str, tokens: np.ndarray, lengths: np.ndarray) -> None:
+    """The two files of an encoded corpus: all its tokens, and lengths of its passages."""
     for end, array in (("tokens", tokens.astype("<i4")),
                        ("offsets", np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]))):
         with write_atomically(f"{path}.{end}.npy") as file:
             np.save(file, array)
-
-
-def pair_with_captions(source: corpus.EncodedCorpus, words: Sequence[str], classes: Mapping[int, tuple[str, str]],
-                       kinds: Mapping[str, str], views: int, seed: int = 0) -> np.ndarray:
-    """Passages that a picture of a class may have led to: those that mention it or its kind.
-
-    Parameters
-    ----------
-    source : EncodedCorpus
-        Passages.
-    words : sequence of str
-        Word of every index.
-    classes : mapping of int to (name, family)
-    kinds : mapping of str to str
-        Words that say what a family's members are.
-    views : int
-        Vectors there are for each class.
-    seed : int
-
-    Returns
-    -------
-    array (n, 3) int64
-        Passage, class, number of the vector.
-    """
-    rng = np.random.default_rng(seed)
-    families: dict[str, list[int]] = {}
-    for label, (_, family) in classes.items():
-        families.setdefault(family, []).append(label)
-    known = {word.lower() for word in words}
-    pairs: list[tuple[int, int, int]] = []
-
-    def add(passage: int, label: int) -> None:
-        pairs.append((passage, label, int(rng.integers(views))))
-
-    for family, labels in families.items():
-        common = set(kinds[family].split())
-        if common:
-            times = mentions(source, words, common)
-            found = np.flatnonzero(times)
-            # Those that speak of it most.
-            order = np.argsort(-(times[found] + rng.random(len(found))))
-            for passage in found[order][:_OF_FAMILY + _OF_MEMBER * len(labels)]:
-                add(int(passage), int(rng.choice(labels)))
-        for label in labels:
-            own = set(classes[label][0].split()) - COMMON - common
-            if own & known:
-                found = np.flatnonzero(mentions(source, words, own))
-                for passage in rng.permutation(found)[:_OF_NAME]:
-                    add(int(passage), label)
-    return np.array(pairs, dtype=np.int64)
-
-
-def mix(folder: str, plain: str, whole: str, pairs: np.ndarray, of_pairs: np.ndarray, vector_folder: str,
-        target: str) -> None:
-    """Every second passage of ``plain`` with its own vector, and the pairs with theirs, as ``target``."""
-    some, every = (corpus.EncodedCorpus(os.path.join(folder, name)) for name in (plain, whole))
-    vectors_ = np.load(os.path.join(vector_folder, f"{plain}.vectors.npy"), mmap_mode="r")
-    texts = [np.asarray(some[i]) for i in range(0, len(some), 2)] + [np.asarray(every[int(i)]) for i in pairs[:, 0]]
-    _write(os.path.join(folder, target), np.concatenate(texts), np.array([len(text) for text in texts]))
-    rows = (len(some) + 1) // 2
-    path = os.path.join(vector_folder, f"{target}.vectors.npy")
-    out = np.lib.format.open_memmap(f"{path}.part", "w+", np.float32, (len(texts), vectors_.shape[1]))
-    out[:rows] = vectors_[::2]
-    out[rows:] = of_pairs[pairs[:, 1], pairs[:, 2]]
-    out.flush()
-    del out
-    os.replace(f"{path}.part", path)
