@@ -4,6 +4,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -188,11 +189,19 @@ def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
 
 # The recurrent layer.
 
+GRU_BLOCK = 64 << 10           # numbers of a state that a thread works on at a time; fewer cost more than they save
+
+
 def _running(mask: np.ndarray) -> np.ndarray:
     """For each step of mask (T, n) the number of leading rows that hold every unmasked one."""
     n = mask.shape[1]
     last = n - np.argmax(mask[:, ::-1] != 0, axis=1)
     return np.where((mask != 0).any(axis=1), last, 0)
+
+
+def _rows(d: int) -> int:
+    """Rows of d numbers that are enough work for a thread."""
+    return max(1, GRU_BLOCK // d)
 
 
 def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray,
@@ -204,27 +213,31 @@ def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray,
     kept = np.empty((steps, n, 4 * d), dtype=np.float32)
     recurrent, kept_share = (np.empty((n, width), dtype=np.float32) for width in (3 * d, d))
     half, previous = np.float32(0.5), h0
-    for t, k in enumerate(_running(mask)):
-        h, now, saved = previous[:k], states[t, :k], kept[t, :k]
+
+    def step(t: int, before: np.ndarray, masked: bool, start: int, stop: int) -> None:
+        h, now, saved, product = before[start:stop], states[t, start:stop], kept[t, start:stop], recurrent[start:stop]
         gates, candidate = saved[:, :2 * d], saved[:, 2 * d:3 * d]
-        np.matmul(h, U, out=recurrent[:k])
-        np.add(recurrent[:k, :2 * d], projected[t, :k, :2 * d], out=gates)
+        np.add(product[:, :2 * d], projected[t, start:stop, :2 * d], out=gates)
         gates *= half
         np.tanh(gates, out=gates)
         gates *= half
         gates += half
-        saved[:, 3 * d:] = recurrent[:k, 2 * d:]
-        np.multiply(saved[:, :d], recurrent[:k, 2 * d:], out=candidate)
-        candidate += projected[t, :k, 2 * d:]
+        saved[:, 3 * d:] = product[:, 2 * d:]
+        np.multiply(saved[:, :d], product[:, 2 * d:], out=candidate)
+        candidate += projected[t, start:stop, 2 * d:]
         np.tanh(candidate, out=candidate)
         np.subtract(h, candidate, out=now)      # u h + (1 - u) h~ = u (h - h~) + h~
         now *= saved[:, d:2 * d]
         now += candidate
-        m = mask[t, :k, None]
-        if not (m == 1).all():
-            np.multiply(h, 1 - m, out=kept_share[:k])
+        if masked:
+            m = mask[t, start:stop, None]
+            np.multiply(h, 1 - m, out=kept_share[start:stop])
             now *= m
-            now += kept_share[:k]
+            now += kept_share[start:stop]
+
+    for t, k in enumerate(_running(mask)):
+        np.matmul(previous[:k], U, out=recurrent[:k])
+        in_threads(partial(step, t, previous, not (mask[t, :k] == 1).all()), k, _rows(d))
         states[t, k:] = previous[k:]
         previous = states[t]
     return states, kept
@@ -242,18 +255,13 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
     buffer, buffer2 = np.empty((2, n, d), dtype=np.float32)
     one = np.float32(1)
     running = _running(mask)
-    for t in range(steps - 1, -1, -1):
-        k = running[t]
-        dh += g[t]
-        parts[t, k:] = 0
-        if not k:
-            continue
-        h = (states[t - 1] if t else h0)[:k]
-        saved, part, work, new, now = kept[t, :k], parts[t, :k], buffer[:k], buffer2[:k], dh[:k]
+
+    def step(t: int, before: np.ndarray, masked: bool, start: int, stop: int) -> None:
+        h, saved, part, work, new, now = (before[start:stop], kept[t, start:stop], parts[t, start:stop],
+                                          buffer[start:stop], buffer2[start:stop], dh[start:stop])
         r, u, candidate, share = (saved[:, i * d:(i + 1) * d] for i in range(4))
         d_share, d_r, d_u, d_candidate = (part[:, i * d:(i + 1) * d] for i in range(4))
-        m = mask[t, :k, None]
-        masked = not (m == 1).all()
+        m = mask[t, start:stop, None]
         np.multiply(now, m if masked else one, out=new)
         if masked:
             now *= one - m
@@ -275,8 +283,17 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
             now += new
         else:
             now[...] = new
-        np.matmul(part[:, :3 * d], back, out=work)
-        now += work
+
+    for t in range(steps - 1, -1, -1):
+        k = running[t]
+        dh += g[t]
+        parts[t, k:] = 0
+        if not k:
+            continue
+        before = (states[t - 1] if t else h0)
+        in_threads(partial(step, t, before, not (mask[t, :k] == 1).all()), k, _rows(d))
+        np.matmul(parts[t, :k, :3 * d], back, out=buffer[:k])
+        dh[:k] += buffer[:k]
     before = np.concatenate([h0[None], states[:-1]]).reshape(steps * n, d)
     d_U = np.matmul(before.T, parts.reshape(steps * n, 4 * d)[:, :3 * d])
     return parts[..., d:], dh, np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1)
