@@ -7,6 +7,7 @@ one is told that fits the picture and reads fluently.  The idea is that of reran
 """
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,9 @@ from .decoder import Passage
 from .embedding import encode_sentences
 from .text import detokenize, split_sentences, tokenize_words
 
-REPEATED = 5           # no passage is told that has so many words in a row twice
+REPEATED = 4           # no passage is told that has so many words in a row twice
 WEIGHT = 8.0           # of the fit beside the mean cost of a word, see in_order
-WORDS = (25, 110)      # lengths that count as a short story
+WORDS = (30, 110)      # lengths that count as a short story
 
 
 def fits(vse: Any, passages: Sequence[Passage], query: np.ndarray) -> np.ndarray:
@@ -53,10 +54,14 @@ def _caption(sentence: str) -> str:
     return " ".join(tokenize_words(sentence)).lower()
 
 
+def words_of(text: str) -> list[str]:
+    """Words of a decoder's passage as a reader counts them: no punctuation, "do n't" is one, lower case."""
+    return re.findall(r"[^\W_](?:[\w']*\w)?", detokenize(text).lower())
+
+
 def repeats(words: Sequence[str], n: int = REPEATED) -> bool:
-    """Whether any n words in a row occur twice, case ignored."""
-    low = [word.lower() for word in words]
-    runs = [tuple(low[i:i + n]) for i in range(len(low) - n + 1)]
+    """Whether any n words in a row occur twice."""
+    runs = [tuple(words[i:i + n]) for i in range(len(words) - n + 1)]
     return len(set(runs)) < len(runs)
 
 
@@ -66,7 +71,7 @@ def in_order(passages: Sequence[Passage], fit: np.ndarray, weight: float = WEIGH
     Those that are unfinished, of an unfit length or repeat themselves come last.
     """
     def unfit(passage: Passage) -> int:
-        words = passage.text.split()
+        words = words_of(passage.text)
         return (not passage.finished) + repeats(words) + (not WORDS[0] <= len(words) <= WORDS[1])
 
     scores = [weight * f - p.cost / (len(p.text.split()) + 1) for p, f in zip(passages, fit)]

@@ -1,14 +1,10 @@
 """The practice models: the small random models of the golden data with a full-size random VGG-19.
 
 They exercise the whole pipeline in the original's formats, but know nothing: a "story" of theirs
-is a row of words without sense.  Run as a program it tells one::
-
-    python -m tests.practice images/ex1.jpg
+is a row of words without sense.
 """
 from __future__ import annotations
 
-import sys
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -44,17 +40,3 @@ def write_settings(path: Path, vgg_file: Path) -> Path:
     path.write_text("FLAG_CPU_MODE = True\npaths = dict()\n" + "".join(
         f"paths[{key!r}] = {str(file)!r}\n" for key, file in files.items()), encoding="utf-8")
     return path
-
-
-def main(arguments: list[str]) -> int:
-    from storyteller import cli, formats
-    with tempfile.TemporaryDirectory() as folder:
-        print("Making practice models (random: their story makes no sense) ...", file=sys.stderr)
-        vgg_file = Path(folder) / "vgg19.pkl"
-        formats.save_vgg19_pickle(vgg_file, vgg19_weights())
-        settings = write_settings(Path(folder) / "config.py", vgg_file)
-        return cli.main(["--config", str(settings), *arguments])
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -28,8 +28,10 @@ def test_fits(z):
 
 
 def test_repeats():
-    assert candidates.repeats("He went to the sea and he went to the sea".split())
-    assert not candidates.repeats("he went to the sea and she went to the shore".split())
+    words = candidates.words_of
+    assert words("`` He did n't , '' she said -- no . Cat 's") == ["he", "didn't", "she", "said", "no", "cat's"]
+    assert candidates.repeats(words("He went to the sea , and he went , to the sea"))
+    assert not candidates.repeats(words("he went to the sea and she went to the shore"))
 
 
 def test_order():

@@ -174,9 +174,3 @@ print(skipthoughts.encode(model, ['the sea']).shape)
 print(sorted({{'storyteller.vgg', 'storyteller.decoder', 'storyteller.embedding'}} & set(sys.modules)))
 """)
     assert done.stdout.split("\n")[:2] == ["(1, 48)", "[]"], done.stderr
-
-
-def test_nothing_configured(tmp_path):
-    done = python("-m", "storyteller", IMAGE)
-    assert done.returncode == 1 and "files are missing" in done.stderr and "Traceback" not in done.stderr
-    assert not done.stdout

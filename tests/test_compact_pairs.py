@@ -17,7 +17,7 @@ def folder(tmp_path):
     """Three passages of sentences of ten words."""
     filler = ["ran", "home"] * 5
     texts = [[["the", "terrier", *filler[:7], "."], [*filler[:9], "."], [*filler[:9], "."]],
-             [["``", "dog", *filler[:6], "''", "."], ["the", "Dog", *filler[:7], "."], ["rare", *filler[:8], "."]],
+             [["``", "dog", *filler[:6], "''", "."], ["the", "dog", *filler[:7], "."], ["rare", *filler[:8], "."]],
              [[*filler[:9], "."], [*filler[:9], "."]]]
     known = {word: i for word, i in INDEX.items() if i > 1}
     EncodedCorpus.build(tmp_path / "toy.sentences", [" ".join(s) for text in texts for s in text], known, verbose=False)
@@ -30,7 +30,7 @@ def folder(tmp_path):
 def test_mentions(folder):
     mentions = pairs.Mentions(folder, "toy", WORDS, {"dog", "terrier", "cat"})
     assert list(mentions.of("dog")) == [3, 4] and list(mentions.of("terrier")) == [0]
-    assert not len(mentions.of("cat")) and not len(mentions.of("ran"))
+    assert not len(mentions.of("Dog")) and not len(mentions.of("cat")) and not len(mentions.of("ran"))
     assert list(mentions.unknown) == [0, 0, 0, 0, 0, 1, 0, 0] and list(mentions.spoken) == [0, 0, 0, 2, 0, 0, 0, 0]
     assert mentions.window(0, 30) == (0, 3)
     assert mentions.window(0, 40) == (0, 4)
@@ -39,6 +39,12 @@ def test_mentions(folder):
     assert mentions.window(5, 30) is None       # begins with an unknown word
     assert mentions.window(4, 35) == (4, 8)
     assert mentions.window(6, 30) is None       # too short
+
+
+def test_verbs_are_no_animals(folder, monkeypatch):
+    monkeypatch.setattr(pairs, "ENOUGH", 1)
+    assert list(pairs.Mentions(folder, "toy", WORDS, {"dog"}).of("dog")) == [4]     # "`` dog", "the dog"
+    assert list(pairs.Mentions(folder, "toy", WORDS, {"ran"}).of("ran"))            # never after "the": all
 
 
 def test_passages_of_classes(folder):

@@ -30,6 +30,14 @@ USES = 5                # of one sentence that mentions something: what is read 
 BEFORE = 0.25           # of the passages begin a sentence before that
 FLAT = 0.7              # a word is drawn as often as it occurs, to this power
 OWN = 0.4               # of a class's passages, those that have a word of its own name
+BEFORE_NOUNS = frozenset("""
+a an the this that these those his her my its their our your some two three four old little big great white black brown
+grey red green yellow golden young wild small large new tall long silk fine pretty dead of and or with""".split())
+ENOUGH = 100            # mentions after such words
+# Words for a kind that mostly speak of other things in novels: by the horns, the scales fell from her eyes.
+LOOSE = frozenset("""
+trunk scales horns tail fur paws creature wings feathers nest howl wearing wire wires cock match cap played playing
+riding driving drives eats eating cook wash pool deck web beast""".split())
 # Words of names that say nothing of their own.
 COMMON = frozenset("""
 a of the and with in on old new common white black red green great small grey brown golden water sea tree king house
@@ -76,7 +84,11 @@ def views(vse: embedding.JointEmbedding, joint: np.ndarray, thoughts: np.ndarray
 
 
 class Mentions:
-    """Which sentences of a corpus have a word: :meth:`of`."""
+    """Which sentences of a corpus have a word: :meth:`of`.
+
+    Only lower-case ones count: "Robin Hill" is no bird.  Where enough sentences have the word right after one of
+    :data:`BEFORE_NOUNS` only those count: what one must bear is no animal either.
+    """
 
     def __init__(self, folder: str, name: str, words: Sequence[str], wanted: set[str]):
         self.sentences = EncodedCorpus(os.path.join(folder, f"{name}.sentences"))
@@ -86,21 +98,24 @@ class Mentions:
         self.unknown = _count(self.sentences, lambda tokens: (tokens == 1) | (tokens >= len(words)))
         marks = [i for i, word in enumerate(words) if word in ("``", "''")]
         self.spoken = _count(self.sentences, lambda tokens: np.isin(tokens, marks))
-        self._known = np.array([word.lower() for word in words])
-        of_interest = np.array([word in wanted for word in self._known])
+        of_interest = np.array([word in wanted for word in words])
         tokens = np.asarray(self.sentences.tokens)
         at = np.flatnonzero(of_interest[np.minimum(tokens, len(words) - 1)] & (tokens < len(words)))
-        rows = np.searchsorted(np.cumsum(self.lengths), at, side="right")
+        ends = np.cumsum(self.lengths)
+        rows = np.searchsorted(ends, at, side="right")
+        before = np.array([word in BEFORE_NOUNS for word in words])
+        previous = tokens[np.maximum(at - 1, 0)]
+        is_noun = ((at > ends[rows] - self.lengths[rows]) & (previous < len(words))
+                   & before[np.minimum(previous, len(words) - 1)])
         self._rows: dict[str, np.ndarray] = {}
-        spelt = self._known[tokens[at]]
-        order = np.argsort(spelt, kind="stable")
-        ends = np.flatnonzero(spelt[order][1:] != spelt[order][:-1]) + 1
-        for group in np.split(order, ends):
+        order = np.argsort(tokens[at], kind="stable")
+        for group in np.split(order, np.flatnonzero(np.diff(tokens[at][order])) + 1):
             if len(group):
-                self._rows[str(spelt[group[0]])] = np.unique(rows[group])
+                nouns = group[is_noun[group]]
+                self._rows[words[tokens[at[group[0]]]]] = np.unique(rows[nouns if len(nouns) >= ENOUGH else group])
 
     def of(self, word: str) -> np.ndarray:
-        """Sentences that have the word, case ignored."""
+        """Sentences that have the word."""
         return self._rows.get(word, np.zeros(0, dtype=np.int64))
 
     def window(self, row: int, wanted: int) -> tuple[int, int] | None:
@@ -134,7 +149,8 @@ def of_classes(mentions: Mentions, classes: Mapping[int, tuple[str, str]], kinds
         # "scotch terrier" is a terrier; of a "cup of coffee" both words will do.
         names = name.split() if " of " in name else name.split()[-1:]
         own = [word for word in dict.fromkeys(names) if word not in COMMON and len(mentions.of(word))]
-        kind = [word for word in dict.fromkeys(kinds[family].split()) if len(mentions.of(word))]
+        all_kinds = [word for word in dict.fromkeys(kinds[family].split()) if len(mentions.of(word))]
+        kind = [word for word in all_kinds if word not in LOOSE] or all_kinds
         groups = [(group, share) for group, share in ((own, OWN if kind else 1.0), (kind, 1 - OWN if own else 1.0))
                   if group]
         if groups:

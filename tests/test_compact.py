@@ -1,0 +1,99 @@
+"""The models that come with the package: what a user has right after installing."""
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storyteller import candidates, compact, config, formats, generate, text
+
+ROOT = Path(__file__).parent.parent
+IMAGES = ROOT / "images"
+RECORDED = Path(__file__).parent / "compact_stories.json"
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    """As for a user without settings."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("elsewhere"))
+        patch.delenv(config.VARIABLE, raising=False)
+        return generate.load_all(verbose=False)
+
+
+def words_of(story):
+    return re.findall(r"[a-z']+", story.text.lower())
+
+
+def test_files():
+    assert not [file for file in config.load({}).needed() if not file.found]
+    assert sum(entry.stat().st_size for entry in os.scandir(compact.FOLDER) if entry.is_file()) < 60e6
+    for name in ("romance", "adventure", "verse"):
+        assert len(np.load(config.load({}).style_path(name))) == len(np.load(config.load({}).path("negbias")))
+
+
+def test_captions(models):
+    captions = models["cap"]
+    assert len(captions) >= 40000 and len(set(captions)) == len(captions)
+    lengths = [len(caption.split()) for caption in captions]
+    assert min(lengths) >= 7 and max(lengths) <= 16
+    assert all(re.fullmatch(r"[a-z' -]+", caption) for caption in captions)
+    known = formats.load_dictionary(models.config.path("vsemodel") + ".dictionary.pkl")
+    words = [word for caption in captions for word in caption.split()]
+    assert np.mean([word in known for word in words]) > 0.99
+
+
+@pytest.mark.parametrize("image", ["ex1.jpg", "ex2.jpg", "ex3.jpg", "ex4.jpg"])
+def test_recorded_stories(models, image):
+    """The same captions and the same story in both dialects (recorded with PyTensor by tests/record.py)."""
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))[image]
+    told = generate.story(models, IMAGES / image, show=False)
+    assert [caption.text for caption in told.captions[:5]] == recorded["captions"]
+    assert told.text == recorded["story"]
+
+
+def test_a_cat_is_seen_and_told_of(models, capsys):
+    told = generate.story(models, IMAGES / "ex1.jpg")
+    assert "cat" in told.captions[0].text.split()
+    assert told.style == "romance" and told.prose and told.text[0].isupper() and " ." not in told.text
+    words = candidates.words_of(told.passage)
+    assert candidates.WORDS[0] <= len(words) <= candidates.WORDS[1] and not candidates.repeats(words)
+    shown = capsys.readouterr().out
+    assert told.captions[0].text in shown and told.text.split("\n")[0][:40] in shown
+    raw = generate.story(models, IMAGES / "ex1.jpg", prose=False, show=False)
+    assert raw.text == raw.passage == told.passage and text.detokenize(raw.text) == told.text
+
+
+def test_styles(models):
+    told = {name: words_of(generate.story(models, IMAGES / "ex3.jpg", style=name, show=False))
+            for name in ("romance", "adventure", "verse")}
+    for one, other in (("romance", "adventure"), ("romance", "verse"), ("adventure", "verse")):
+        shared = sum(min(told[one].count(word), told[other].count(word)) for word in set(told[one]))
+        assert shared <= len(told[one]) / 2 + 1, (one, other)
+    lyric = generate.story(models, IMAGES / "ex3.jpg", style="verse", lyric=True, show=False)
+    assert len(lyric.lines) > 1
+
+
+def test_the_original_way(models):
+    """candidates=0 tells the likeliest passage, as the original does."""
+    told = generate.story(models, IMAGES / "ex1.jpg", candidates=0, show=False)
+    assert told.passage and told.cost > 0
+
+
+def test_nothing_configured(tmp_path):
+    """A picture's name is all that is needed, anywhere, without a network."""
+    environment = {**os.environ, "STORYTELLER_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
+    environment.pop(config.VARIABLE, None)
+    done = subprocess.run([sys.executable, "-m", "storyteller", str(IMAGES / "ex1.jpg")], capture_output=True,
+                          text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr
+    recorded = json.loads(RECORDED.read_text(encoding="utf-8"))["ex1.jpg"]
+    assert recorded["captions"][0] in done.stdout and recorded["story"].split()[0] in done.stdout
+    # The cache holds what was computed once, and the second start reads it.
+    assert any((tmp_path / "cache").iterdir())
