@@ -1,4 +1,4 @@
-"""Your settings.  To tell stories all paths are needed; to use one part alone, only its own.
+"""Your settings.  What is not set here, the compact models of the package fill.
 
 storyteller reads this file when it is started in this folder; another one is named by the
 environment variable STORYTELLER_CONFIG or by generate.load_all(config='FILE').  Relative paths
@@ -22,7 +22,7 @@ paths = dict()
 # Image-sentence embedding (+ .pkl and .dictionary.pkl)
 # paths['vsemodel'] = 'models/coco_embedding.npz'
 
-# VGG-19: Lasagne's vgg19.pkl, the .caffemodel, torchvision's .pth or Keras's .h5
+# Convnet. VGG-19: Lasagne's vgg19.pkl, the .caffemodel, torchvision's .pth or Keras's .h5
 # paths['vgg'] = 'models/vgg19.pkl'
 
 # Captions to retrieve from, one a line

@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from .errors import StorytellerError
 
@@ -247,10 +248,18 @@ def _style_parser() -> argparse.ArgumentParser:
                       help="vector file; use it as --style or as posbias")
     make.add_argument("--min-words", type=int, default=100, metavar="N",
                       help="leave out shorter paragraphs (default: %(default)s; use 1 for captions)")
-    make.add_argument("--sentences", action="store_true", help="a paragraph's vector is the mean of its sentences', "
-                      "not that of the paragraph read as one: for a decoder trained with --context sentences")
+    make.add_argument("--sentences", action=argparse.BooleanOptionalAction, help="a paragraph's vector is the mean of "
+                      "its sentences', not that of the paragraph read as one (default: as the settings' decoder was "
+                      "trained)")
     make.set_defaults(run=_style_make)
     return parser
+
+
+def _reads_means(settings: Any) -> bool:
+    """Whether the settings' decoder was trained with --context sentences."""
+    from . import formats
+    path = f"{settings.paths.get('decmodel')}.pkl"
+    return os.path.isfile(path) and formats.load_options(path).get("context") == "sentences"
 
 
 def _style_make(options: argparse.Namespace) -> int:
@@ -260,7 +269,8 @@ def _style_make(options: argparse.Namespace) -> int:
     files = books(options.texts)
     z = Models(options.config, verbose=not options.quiet)
     passages = (paragraph for path in files for paragraph in paragraphs(path))
-    vector = style.make(z["stv"], passages, options.min_words, not options.quiet, options.sentences)
+    sentences = _reads_means(z.config) if options.sentences is None else options.sentences
+    vector = style.make(z["stv"], passages, options.min_words, not options.quiet, sentences)
     style.save(options.output, vector)
     print(f"{options.output}: style of {len(files)} file{'s' if len(files) > 1 else ''}, "
           f"{len(vector)} numbers")

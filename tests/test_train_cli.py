@@ -187,10 +187,15 @@ def test_a_decoder_of_means_of_sentences(place, model, run, tmp_path):
     run(*decoder_line(place, model, tmp_path / "toy.npz"), "--max-epochs", "7", "--resume", fails=1)
 
     (tmp_path / "config.py").write_text(f"paths = {dict(skmodels=str(model), sktables=str(model))!r}\n")
-    run("style", "make", place / "heldout.txt", "-o", tmp_path / "b.npy", "--min-words", 1, "--sentences")
+    run("style", "make", place / "heldout.txt", "-o", tmp_path / "plain.npy", "--min-words", 1, "--no-sentences")
+    with open(tmp_path / "config.py", "a") as file:     # what it does by itself with this decoder
+        file.write(f"paths['decmodel'] = {str(tmp_path / 'toy.npz')!r}\n")
+    run("style", "make", place / "heldout.txt", "-o", tmp_path / "b.npy", "--min-words", 1)
     paragraphs = (place / "heldout.txt").read_text().splitlines()
     means = [skipthoughts.encode(encoder, text.split_sentences(paragraph)).mean(axis=0) for paragraph in paragraphs]
     np.testing.assert_allclose(style.load(tmp_path / "b.npy"), np.mean(means, axis=0), atol=1e-6)
+    plain = skipthoughts.encode(encoder, paragraphs).mean(axis=0)
+    np.testing.assert_allclose(style.load(tmp_path / "plain.npy"), plain, atol=1e-6)
 
 
 def test_means_of_sentences_of_many_passages(model, monkeypatch):
