@@ -65,14 +65,21 @@ def repeats(words: Sequence[str], n: int = REPEATED) -> bool:
     return len(set(runs)) < len(runs)
 
 
+def quotes_close(text: str) -> bool:
+    """Whether every quotation of a decoder's passage that is opened is closed, and the other way round."""
+    marks = [word for word in text.split() if word in ("``", "''")]
+    return marks == ["``", "''"] * (len(marks) // 2)
+
+
 def in_order(passages: Sequence[Passage], fit: np.ndarray, weight: float = WEIGHT) -> list[Passage]:
     """Passages with the best first: by ``weight`` times the fit less the cost a word, in nats.
 
-    Those that are unfinished, of an unfit length or repeat themselves come last.
+    Those that are unfinished, of an unfit length, repeat themselves or leave a quotation open come last.
     """
     def unfit(passage: Passage) -> int:
         words = words_of(passage.text)
-        return (not passage.finished) + repeats(words) + (not WORDS[0] <= len(words) <= WORDS[1])
+        return ((not passage.finished) + repeats(words) + (not WORDS[0] <= len(words) <= WORDS[1])
+                + (not quotes_close(passage.text)))
 
     scores = [weight * f - p.cost / (len(p.text.split()) + 1) for p, f in zip(passages, fit)]
     order = sorted(range(len(passages)), key=lambda i: (unfit(passages[i]), -scores[i]))

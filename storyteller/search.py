@@ -258,8 +258,9 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
         if argmax:
             last = choice.argmax(axis=1)
         else:
+            # Each passage has its own numbers, so that it does not depend on where the others end.
             last = np.array([_draw(row, temperature, top_k, top_p, u)
-                             for row, u in zip(choice, rng.random(len(live)))], dtype=np.int64)
+                             for row, u in zip(choice, rng.random(n)[live])], dtype=np.int64)
         costs[live] -= log_p[np.arange(len(live)), last]
         for i, word in zip(live, last):
             words[i].append(int(word))

@@ -34,11 +34,18 @@ def test_repeats():
     assert not candidates.repeats(words("he went to the sea and she went to the shore"))
 
 
+def test_quotes_close():
+    assert candidates.quotes_close("he went") and candidates.quotes_close("`` no , '' he said , `` no . ''")
+    for text in ("`` no , he said .", "no , '' he said .", "`` no `` yes '' ''", "'' no ``"):
+        assert not candidates.quotes_close(text)
+
+
 def test_order():
     words = " ".join(f"w{i}" for i in range(30))
     fit = {"best": passage(words, 40.0), "cheap": passage(words + " x", 20.0), "open": passage(words, 1.0, False),
-           "short": passage("no", 0.1), "again": passage("a b c d e " * 6, 1.0)}
-    fits = np.array([0.9, 0.1, 1.0, 1.0, 1.0])
+           "short": passage("no", 0.1), "again": passage("a b c d e " * 6, 1.0),
+           "said": passage(words + " ''", 1.0)}
+    fits = np.array([0.9, 0.1, 1.0, 1.0, 1.0, 1.0])
     order = candidates.in_order(list(fit.values()), fits, weight=4.0)
     assert order[:2] == [fit["best"], fit["cheap"]]
     assert candidates.in_order(list(fit.values()), fits, weight=0.0)[0] is fit["cheap"]
