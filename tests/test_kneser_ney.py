@@ -1,4 +1,4 @@
-"""The n-gram model of the recipes against a slow one that follows the formulas word by word."""
+"""The n-gram model of the recipes against a slow one that follows the formulas, and what is measured with it."""
 from __future__ import annotations
 
 from collections import Counter
@@ -6,7 +6,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from recipes.compact import kneser_ney
+from recipes.compact import kneser_ney, passages, perplexity
+from storyteller import formats
+from storyteller.training import losses
 
 N_WORDS = 9
 
@@ -75,3 +77,24 @@ def test_probabilities_sum_to_one():
         end = model.log_probs([context])[-1]
         assert np.exp([*last, end]).sum() == pytest.approx(1)
 
+
+def test_beside_a_decoder(tmp_path):
+    """A decoder whose output layer knows nothing but how common words are, and the trigrams it is compared with."""
+    for folder in ("passages", "vectors", "decoder"):
+        (tmp_path / folder).mkdir()
+    found = {"romance": texts(60, 0), "romance_part": texts(20, 0), "romance_heldout_part": texts(8, 1)}
+    for name, lists in found.items():
+        passages.write(str(tmp_path / "passages" / name), np.concatenate(lists), np.array([len(t) for t in lists]))
+        np.save(tmp_path / "vectors" / f"{name}_white.vectors.npy", np.zeros((len(lists), 4), np.float32))
+    p = losses.init_decoder(4, 3, 5, N_WORDS - 1, np.random.default_rng(0))
+    p["ff_logit_W"][:] = 0
+    p["ff_logit_b"][:] = np.log(np.arange(1, N_WORDS) / np.arange(1, N_WORDS).sum())
+    np.savez(tmp_path / "decoder" / "romance.npz", **p)
+    formats.save_pickle(tmp_path / "decoder" / "romance.npz.pkl", {"n_words": N_WORDS - 1})
+    closed = [[w if w < N_WORDS - 1 else 1 for w in text] for text in found["romance_heldout_part"]]
+    cost = -np.mean([p["ff_logit_b"][w] for text in closed for w in (*text, 0)])
+    rows = list(perplexity.measure(str(tmp_path), "decoder"))
+    assert [value for _, value, _ in rows[:2]] == pytest.approx([np.exp(cost)] * 2, rel=1e-5)
+    train = [[w if w < N_WORDS - 1 else 1 for w in text] for text in found["romance"]]
+    assert rows[3][1] == pytest.approx(kneser_ney.fit(train, 3, N_WORDS - 1).perplexity(closed))
+    assert {count for *_, count in rows} == {sum(len(t) + 1 for t in closed)}

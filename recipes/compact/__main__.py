@@ -210,7 +210,8 @@ def main() -> None:
     unknown = set(options.stages) - set(STAGES)
     if unknown:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("storyteller").setLevel(logging.INFO)
     recipe = Recipe(options.inputs, options.work, options.convnet, options.target)
     for stage in options.stages or STAGES:
         print(f"== {stage}", flush=True)

@@ -1,14 +1,9 @@
 """Interpolated modified Kneser-Ney n-gram models (Chen & Goodman 1999, section 3.3.3), over word indices.
 
-    python -m recipes.compact.kneser_ney --order 3 --n-words 15000 TRAIN HELDOUT
-
-reads two encoded corpora (:class:`storyteller.training.corpus.EncodedCorpus`), such as the decoder is trained
-and measured on, and prints the perplexity of the second.  NLTK has such a model, too, but counts in
-dictionaries of dictionaries: 21 million words do not fit.
+NLTK has such a model, too, but counts in dictionaries of dictionaries: 21 million words do not fit.
 """
 from __future__ import annotations
 
-import argparse
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -130,27 +125,3 @@ def _numbers(stream: np.ndarray, keys: list[np.ndarray], n_words: int) -> list[n
         place = np.minimum(np.searchsorted(known, key), len(known) - 1)
         ids.append(np.where((known[place] == key) & (context >= 0), place, -1))
     return ids
-
-
-def main() -> None:
-    from storyteller.training.corpus import EncodedCorpus
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("train")
-    parser.add_argument("heldout")
-    parser.add_argument("--order", type=int, default=3)
-    parser.add_argument("--n-words", type=int, required=True)
-    options = parser.parse_args()
-    train, heldout = (EncodedCorpus(path) for path in (options.train, options.heldout))
-
-    def closed(corpus: EncodedCorpus) -> Iterable[np.ndarray]:
-        return (np.where(text < options.n_words, text, 1) for text in corpus if len(text))
-
-    model = fit(closed(train), options.order, options.n_words)
-    words = int(heldout.lengths.sum() + (heldout.lengths > 0).sum())
-    unknown = float((np.asarray(heldout.tokens) == 1).mean())
-    print(f"{options.order}-grams, {options.n_words} words: perplexity {model.perplexity(closed(heldout)):.2f} over "
-          f"{words:,} words and ends, {100 * unknown:.2f} % of the words UNK")
-
-
-if __name__ == "__main__":
-    main()
