@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import candidates, compact, config, formats, generate, text
+from storyteller import backend, candidates, compact, config, formats, generate, text
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "images"
@@ -56,6 +56,17 @@ def test_recorded_stories(models, image):
     told = generate.story(models, IMAGES / image, show=False)
     assert [caption.text for caption in told.captions[:5]] == recorded["captions"]
     assert told.text == recorded["story"]
+
+
+def test_through_jax(models, monkeypatch):
+    """The code path of a GPU, on the CPU."""
+    if backend.DIALECT == "theano":
+        pytest.skip("Theano does not use JAX")
+    pytest.importorskip("jax")
+    monkeypatch.setattr(backend, "choose_device", lambda cpu_mode=True: "jax")
+    z = generate.load_all(models.config, verbose=False)
+    told = generate.story(z, IMAGES / "ex2.jpg", show=False)
+    assert z.device == "jax" and told.text == json.loads(RECORDED.read_text(encoding="utf-8"))["ex2.jpg"]["story"]
 
 
 def test_a_cat_is_seen_and_told_of(models, capsys):

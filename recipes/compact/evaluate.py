@@ -248,10 +248,10 @@ def speed_bars(bars: Bars, z: Mapping[str, Any], photo: str) -> None:
 
 
 def card(stories: Sequence[Any]) -> str:
-    """Twenty photos with their captions and stories as Markdown, every n-th of all."""
-    step = max(1, len(stories) // CARD_PHOTOS)
+    """Twenty photos with their captions and stories as Markdown, evenly spread over all."""
     parts = []
-    for story in stories[::step][:CARD_PHOTOS]:
+    for i in np.unique(np.linspace(0, len(stories) - 1, CARD_PHOTOS).round().astype(int)):
+        story = stories[i]
         nearest = "; ".join(caption.text for caption in story.captions[:3])
         parts.append(f"**{os.path.basename(story.image)}**\n\n*{nearest}*\n\n> {story.text}\n")
     return "\n".join(parts)
