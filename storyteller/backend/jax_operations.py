@@ -70,7 +70,8 @@ def register() -> None:
             before = jnp.concatenate([h0[None], states[:-1]])
             d_h0, (d_projected, d_recurrent) = jax.lax.scan(
                 back, jnp.zeros_like(h0), (mask, before, kept, g), reverse=True)
-            return d_projected, d_h0, jnp.einsum("tni,tnj->ij", before, d_recurrent)
+            d_U = jnp.einsum("tni,tnj->ij", before, d_recurrent)
+            return (d_projected, d_U, d_h0) if op.to_start else (d_projected, d_U)
         return gradient
 
     @jax_funcify.register(operations._Join)

@@ -189,7 +189,8 @@ def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
 
 # The recurrent layer.
 
-GRU_BLOCK = 64 << 10           # numbers of a state that a thread works on at a time; fewer cost more than they save
+COLUMNS = 64                   # of a matrix that are transposed at a time
+GRU_BLOCK = 256 << 10          # numbers of a state that a thread works on at a time: with fewer it waits for the others
 
 
 def _running(mask: np.ndarray) -> np.ndarray:
@@ -236,21 +237,32 @@ def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray,
             now += kept_share[start:stop]
 
     for t, k in enumerate(_running(mask)):
-        np.matmul(previous[:k], U, out=recurrent[:k])
+        if t or h0.any():
+            np.matmul(previous[:k], U, out=recurrent[:k])
+        else:   # an encoder's first step
+            recurrent[:k] = 0
         in_threads(partial(step, t, previous, not (mask[t, :k] == 1).all()), k, _rows(d))
         states[t, k:] = previous[k:]
         previous = states[t]
     return states, kept
 
 
+def transposed(x: np.ndarray) -> np.ndarray:
+    """x.T, contiguous.  Some columns at a time: rows a power of two apart share few places of the cache."""
+    out = np.empty(x.shape[::-1], dtype=x.dtype)
+    for start in range(0, len(out), COLUMNS):
+        out[start:start + COLUMNS] = np.ascontiguousarray(x[:, start:start + COLUMNS]).T
+    return out
+
+
 def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.ndarray, kept: np.ndarray,
-                  g: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Gradients of the projected input (T, n, 3d), h0 (n, d) and U (d, 3d)."""
+                  g: np.ndarray, to_start: bool = True) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
+    """Gradients of the projected input (T, n, 3d), h0 (n, d) and U (d, 3d); of h0 only where ``to_start``."""
     steps, n, d = states.shape
     # Of a step's four parts [r h.Ux's, r's, u's, candidate's] the first three are the gradient of
     # h . U and the last three that of the input: neither needs a copy.
     parts = np.empty((steps, n, 4 * d), dtype=np.float32)
-    back = np.ascontiguousarray(np.concatenate([U[:, 2 * d:], U[:, :2 * d]], axis=1).T)
+    back = transposed(np.concatenate([U[:, 2 * d:], U[:, :2 * d]], axis=1))
     dh = np.zeros((n, d), dtype=np.float32)
     buffer, buffer2 = np.empty((2, n, d), dtype=np.float32)
     one = np.float32(1)
@@ -292,11 +304,14 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
             continue
         before = (states[t - 1] if t else h0)
         in_threads(partial(step, t, before, not (mask[t, :k] == 1).all()), k, _rows(d))
-        np.matmul(parts[t, :k, :3 * d], back, out=buffer[:k])
-        dh[:k] += buffer[:k]
-    before = np.concatenate([h0[None], states[:-1]]).reshape(steps * n, d)
-    d_U = np.matmul(before.T, parts.reshape(steps * n, 4 * d)[:, :3 * d])
-    return parts[..., d:], dh, np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1)
+        if t or to_start:
+            np.matmul(parts[t, :k, :3 * d], back, out=buffer[:k])
+            dh[:k] += buffer[:k]
+    before, after = np.concatenate([h0[None], states[:-1]]), parts
+    if not h0.any():
+        before, after = before[1:], after[1:]
+    d_U = np.matmul(before.reshape(-1, d).T, after.reshape(-1, 4 * d)[:, :3 * d])
+    return parts[..., d:], dh if to_start else None, np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1)
 
 
 # Softmax and its cost.
@@ -431,4 +446,6 @@ def scatter(index: np.ndarray, g: np.ndarray, length: int, axis: int) -> np.ndar
     return place(unique, adding @ g, length, axis)
 
 
-ADAM_BLOCK = 16 << 10      # numbers: the five arrays of a block stay in a core's cache
+# Numbers: with much smaller blocks the threads wait for each other's turn at the interpreter, with larger ones the
+# five arrays of a block do not stay in a core's cache.
+ADAM_BLOCK = 128 << 10

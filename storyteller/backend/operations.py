@@ -138,20 +138,28 @@ class _GRUSequence(GradientOp):
 
     def pullback(self, inputs, outputs, output_grads):
         _, mask, h0, U = inputs
-        d_projected, d_h0, d_U = _GRUSequenceGradient()(mask, h0, U, *outputs, output_grads[0])
-        return [d_projected, DisconnectedType()(), d_h0, d_U]
+        # Zeros that nothing stands behind have no use for a gradient.
+        to_start = h0.owner is None or not isinstance(h0.owner.op, _ZeroStates)
+        d_projected, d_U, *d_h0 = _GRUSequenceGradient(to_start)(mask, h0, U, *outputs, output_grads[0])
+        return [d_projected, DisconnectedType()(), d_h0[0] if to_start else T.zeros_like(h0), d_U]
 
 
 class _GRUSequenceGradient(Op):
-    __props__ = ()
+    """Gradients of the projected input, of U, and of h0 where ``to_start``."""
+
+    __props__ = ("to_start",)
+
+    def __init__(self, to_start: bool):
+        self.to_start = to_start
 
     def make_node(self, *inputs):
         inputs = [as_float32(x) for x in inputs]
-        return Apply(self, inputs, [tensor_of(3), inputs[1].type(), inputs[2].type()])
+        return Apply(self, inputs, [tensor_of(3), inputs[2].type(), *([inputs[1].type()] if self.to_start else [])])
 
     def perform(self, node, inputs, outputs):
-        for output, gradient in zip(outputs, kernels.gru_backward(*inputs)):
-            output[0] = gradient
+        outputs[0][0], d_h0, outputs[1][0] = kernels.gru_backward(*inputs, to_start=self.to_start)
+        if self.to_start:
+            outputs[2][0] = d_h0
 
 
 def gru_sequence(projected: Variable, mask: Variable, h0: Variable, U: Variable) -> Variable:
@@ -693,7 +701,7 @@ class _Adam(Op):
                 root *= rate
                 p[block] -= root
 
-        kernels.in_threads(work, len(p), 32 * kernels.ADAM_BLOCK)
+        kernels.in_threads(work, len(p), 8 * kernels.ADAM_BLOCK)
 
 
 def adam_step(p: Variable, m: Variable, v: Variable, g: Variable, scale: Variable, rate: Variable,
