@@ -17,7 +17,7 @@ from .decoder import Passage
 from .embedding import encode_sentences
 from .text import detokenize, split_sentences, tokenize_words
 
-REPEATED = 4           # no passage is told that has so many words in a row twice
+REPEATED = 3           # no passage is told that has so many words in a row twice
 WEIGHT = 8.0           # of the fit beside the mean cost of a word, see in_order
 WORDS = (30, 110)      # lengths that count as a short story
 

@@ -108,7 +108,7 @@ def _story_parser() -> argparse.ArgumentParser:
     add("--lyric", action="store_true", help="print the story in lines, split at commas")
     add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without blanks "
         "before punctuation, or the decoder's own words (default: the settings')")
-    add("--candidates", type=int, metavar="N", help="write N stories by the beam and N by chance, and tell the one "
+    add("--candidates", type=int, metavar="N", help="write N stories at random beside the beam's best; tell the one "
         "that fits the picture best; 0: the likeliest (default: the settings')")
     add("--n-best", type=int, default=1, metavar="N", help="print the N best stories with their costs")
     add("--sample", action="store_true", help="draw the words at random instead of searching")

@@ -67,7 +67,8 @@ class JointEmbedding:
         if self._gru is None:
             sums = np.zeros((len(sequences), self.dim), dtype=np.float32)
             for i, sequence in enumerate(sequences):
-                sums[i] = self._Wemb[sequence].sum(axis=0)
+                # In one order for all sentences of the same words, so that they tie exactly.
+                sums[i] = self._Wemb[np.sort(sequence)].sum(axis=0)
                 if progress is not None:
                     progress(1)
             return unit_rows(sums)

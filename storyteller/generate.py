@@ -24,7 +24,9 @@ __all__ = ["Models", "Story", "Caption", "load_all", "story", "stories",
 
 _log = logging.getLogger(__name__)
 
-# How passages are drawn beside those of the beam: boldly, and every time the same.
+# Candidates: the beam's best, which are much alike and often what the decoder has learnt by heart, and passages drawn
+# boldly, and every time the same.
+OF_BEAM = 10
 DRAWN = {"temperature": 0.7, "top_k": None, "top_p": 0.95, "seed": 0}
 
 Style = Union[None, str, "os.PathLike[str]", np.ndarray]
@@ -202,7 +204,7 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
     use_unk : bool
         Allow the unknown word.
     candidates : int, optional
-        So many passages are searched for (and, unless ``sample``, as many drawn), and the one that the joint
+        So many passages are drawn at random beside the best of the beam, and the one that the joint
         embedding finds nearest to the picture is told, see :mod:`storyteller.candidates`; 0: the likeliest, as
         in the original.  The settings' ``telling['candidates']`` by default.
     prose : bool, optional
@@ -253,10 +255,12 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
 
     start = watch()
     options = dict(use_unk=use_unk, maxlen=maxlen, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    found = decoder.passages(z["dec"], shifted, bw, max(n_best, candidates), stochastic=sample, **options)
+    if candidates and not sample:
+        found = decoder.passages(z["dec"], shifted, bw, max(n_best, OF_BEAM), **options)
+        found += decoder.passages(z["dec"], shifted, n_best=candidates, stochastic=True, **{**options, **DRAWN})
+    else:
+        found = decoder.passages(z["dec"], shifted, bw, max(n_best, candidates), stochastic=sample, **options)
     if candidates:
-        if not sample:  # the beam's passages are much alike
-            found += decoder.passages(z["dec"], shifted, n_best=candidates, stochastic=True, **{**options, **DRAWN})
         found = choosing.in_order(found, choosing.fits(z["vse"], found, query[0]))[:n_best]
     timings["passage"] = watch() - start
 

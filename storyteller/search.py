@@ -269,7 +269,7 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
     return [Hypothesis(w, float(cost), bool(w) and w[-1] == END) for w, cost in zip(words, costs)]
 
 
-_LIKELY = 256  # words that are sorted before a nucleus is looked for among all
+_LIKELY = 1e-3  # of the likeliest word's probability: a nucleus is nearly always among the words above it
 
 
 def _draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, u: float) -> int:
@@ -277,16 +277,18 @@ def _draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float
     p = np.exp((log_p - log_p.max()) / temperature, dtype=np.float64)
     if top_k is None and top_p is None:
         return _at(np.cumsum(p), u)
-    kept = len(p) if top_k is None else min(top_k, len(p))
-    wanted = p[_largest(p, kept)].sum() * (1.0 if top_p is None else top_p)
-    # Sorting all words would take most of the time; the nucleus is nearly always among the first.
-    for count in (min(_LIKELY, kept), kept):
-        chosen = _largest(p, count)
-        chosen = chosen[np.lexsort((chosen, -p[chosen]))]
-        mass = np.cumsum(p[chosen])
+    among = np.arange(len(p)) if top_k is None else np.sort(_largest(p, min(top_k, len(p))))
+    values = p[among]
+    wanted = values.sum() * (1.0 if top_p is None else top_p)
+    # Sorting all words would take most of the time.
+    for least in (_LIKELY, 0.0):
+        likely = values >= least
+        chosen, sizes = among[likely], values[likely]
+        order = np.argsort(-sizes, kind="stable")
+        mass = np.cumsum(sizes[order])
         if mass[-1] >= wanted:
             break
-    return int(chosen[_at(mass[:int(np.searchsorted(mass, wanted)) + 1], u)])
+    return int(chosen[order[_at(mass[:int(np.searchsorted(mass, wanted)) + 1], u)]])
 
 
 def _largest(p: np.ndarray, count: int) -> np.ndarray:

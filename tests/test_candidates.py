@@ -31,7 +31,7 @@ def test_repeats():
     words = candidates.words_of
     assert words("`` He did n't , '' she said -- no . Cat 's") == ["he", "didn't", "she", "said", "no", "cat's"]
     assert candidates.repeats(words("He went to the sea , and he went , to the sea"))
-    assert not candidates.repeats(words("he went to the sea and she went to the shore"))
+    assert not candidates.repeats(words("he went to the sea and she went to a shore"))
 
 
 def test_quotes_close():

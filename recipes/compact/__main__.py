@@ -146,9 +146,12 @@ class Recipe:
         counts = _counts(train, N_WORDS)
         vocabulary.save_dictionary(tasks.decoder_dictionary(saveto), words,
                                    {word: int(counts[i]) for word, i in words.items() if i < N_WORDS})
-        task = tasks.DecoderTask(train, rows, saveto, heldout, ["<eos>", "UNK", *words][:N_WORDS], counts, init=init,
+        # Passages of a novel with their own vectors do not tell when enough was learnt about pictures: the last
+        # parameters are kept then, not those that write such passages best.
+        task = tasks.DecoderTask(train, rows, saveto, heldout if init is None else None,
+                                 ["<eos>", "UNK", *words][:N_WORDS], counts, init=init,
                                  decay_updates=UPDATES[stage], **DECODER)
-        trainer.Trainer(task, saveto, resume=True).run(max_seconds=60 * MINUTES[stage])
+        trainer.Trainer(task, saveto, resume=True).run(max_updates=UPDATES[stage], max_seconds=60 * MINUTES[stage])
 
     def decoder(self) -> None:
         """The decoder on passages of the romances and their own vectors: how novels are written."""
