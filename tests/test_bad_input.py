@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storyteller import StorytellerError, config, decoder, embedding, generate, skipthoughts, style, text, vgg
+from storyteller import StorytellerError, compact, config, decoder, embedding, generate, skipthoughts, style, text, vgg
 from tests.conftest import GOLDENS
 
 IMAGES, STORY = GOLDENS / "images", GOLDENS / "story"
@@ -307,10 +307,12 @@ def test_style_making(texts, says):
 
 # -- settings --------------------------------------------------------------------------------
 
-def test_nothing_is_set():
+def test_nothing_is_there(tmp_path, monkeypatch):
+    """No settings, and a package without its models."""
+    monkeypatch.setattr(compact, "FOLDER", str(tmp_path))
     with pytest.raises(StorytellerError) as error:
-        generate.load_all()
-    for what in ("skmodels", "utable", "romance.npz", "coco_embedding", "vgg19", "captions", "neural_storyteller"):
+        generate.load_all({})
+    for what in ("utable", "romance.npz", "embedding.npz", "efficientnet", "captions", "neural_storyteller"):
         assert what in str(error.value)
 
 
