@@ -23,7 +23,7 @@ from typing import BinaryIO
 
 import numpy as np
 
-from storyteller import formats
+from storyteller import files
 
 Progress = Callable[[int], object]
 
@@ -372,7 +372,7 @@ class Maker:
 
     def _vgg(self, path: Path, progress: Progress) -> None:
         from tests.practice import vgg19_weights
-        formats.save_vgg19_pickle(path, vgg19_weights())
+        files.save_vgg19_pickle(path, vgg19_weights())
 
     def _encoder(self, path: Path, dim: int, prefixes: Iterable[str], **options: object) -> None:
         random = _random(self.seed, path.name)
@@ -380,10 +380,10 @@ class Maker:
         for prefix in prefixes:
             arrays.update(gru(random, prefix, self.sizes.word, dim))
         # Options first: once the archive stands there, both do.
-        formats.save_pickle(f"{path}.pkl", {
+        files.save_pickle(f"{path}.pkl", {
             "dim": dim, "dim_word": self.sizes.word, "decoder": "gru",
             "n_words": self.sizes.trained, "use_dropout": False, **options})
-        formats.save_arrays(path, **arrays)
+        files.save_arrays(path, **arrays)
 
     def _uni(self, path: Path, progress: Progress) -> None:
         self._encoder(path, self.sizes.uni, ["encoder"], encoder="gru")
@@ -408,7 +408,7 @@ class Maker:
             while True:
                 yield from normal(random, 4096, size)
 
-        with formats.write_atomically(path) as file:
+        with files.write_atomically(path) as file:
             write_object_table(file, self.sizes.rows, size, rows(), two_dimensional,
                                lambda n: progress(n * (size * 4 + 32)))
 
@@ -427,13 +427,13 @@ class Maker:
         arrays = {"Wemb": normal(random, s.joint_words, s.joint_word),
                   **gru(random, "encoder", s.joint_word, s.joint),
                   "ff_image_W": W, "ff_image_b": b}
-        formats.save_pickle(f"{path}.pkl", {
+        files.save_pickle(f"{path}.pkl", {
             "encoder": "gru", "dim": s.joint, "dim_word": s.joint_word, "dim_image": 4096,
             "n_words": s.joint_words, "margin": 0.2})
         words = OrderedDict([("<eos>", 0), ("UNK", 1)])
         words.update((word, i) for i, word in enumerate(self.words, 2))
-        formats.save_pickle(f"{path}.dictionary.pkl", words)
-        formats.save_arrays(path, **arrays)
+        files.save_pickle(f"{path}.dictionary.pkl", words)
+        files.save_arrays(path, **arrays)
 
     def _mean_features(self) -> np.ndarray:
         from storyteller.vgg import build_convnet, compute_features, load_image
@@ -453,10 +453,10 @@ class Maker:
 
     def _decoder(self, path: Path, progress: Progress) -> None:
         s = self.sizes
-        formats.save_pickle(f"{path}.pkl", {
+        files.save_pickle(f"{path}.pkl", {
             "dimctx": s.thought, "dim_word": s.word, "dim": s.decoder, "n_words": s.decoder_words,
             "decoder": "gru", "doutput": True})
-        formats.save_arrays(path, **decoder_parameters(s, _random(self.seed, path.name)))
+        files.save_arrays(path, **decoder_parameters(s, _random(self.seed, path.name)))
 
     def _decoder_dictionary(self, path: Path, progress: Progress) -> None:
         words = list(OrderedDict.fromkeys("the , . her she i you `` ''".split() + COMMON))
@@ -464,17 +464,17 @@ class Maker:
         words += [next(fresh) for _ in range(self.sizes.decoder_words - 2 - len(words))]
         index = OrderedDict((word, i) for i, word in enumerate(words, 2))
         counts = OrderedDict((word, 10 ** 7 // i) for i, word in enumerate(words, 1))
-        formats.save_pickle(path, index, counts)
+        files.save_pickle(path, index, counts)
 
     def _style(self, path: Path, progress: Progress) -> None:
         # Norm 0.7: about that of a mean of many thought vectors, whose norm is the root of 2.
         n = self.sizes.thought
-        with formats.write_atomically(path) as file:
+        with files.write_atomically(path) as file:
             np.save(file, normal(_random(self.seed, path.name), n, std=0.7 / np.sqrt(n)))
 
 
 def _write_text(path: Path, parts: Iterable[str]) -> None:
-    with formats.write_atomically(path) as file:
+    with files.write_atomically(path) as file:
         for part in parts:
             file.write(part.encode("utf-8"))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from storyteller import formats
+from storyteller import files
 from storyteller.layers import gru_shapes
 
 
@@ -86,17 +86,17 @@ def read_parts(z: Mapping) -> Parts:
     gru = [name.removeprefix("encoder_") for name in gru_shapes("encoder", 1, 1)]
     forwards, backwards = ([f"{prefix}_{name}" for name in gru]
                            for prefix in ("encoder", "encoder_r"))
-    decoder = formats.array_names(paths["decmodel"])
-    weights, spec = formats.load_vgg19(paths["vgg"])
+    decoder = files.array_names(paths["decmodel"])
+    weights, spec = files.load_vgg19(paths["vgg"])
     if np.any(np.asarray(spec["scale"]) != 1) or np.any(np.asarray(spec["shift"]) != 0):
         raise ValueError(f"{paths['vgg']}: the peers read weights for BGR inputs of 0..255 only")
     return Parts(
         vgg=weights,
-        uni=formats.load_arrays(f"{paths['skmodels']}/uni_skip.npz", forwards),
-        bi=formats.load_arrays(f"{paths['skmodels']}/bi_skip.npz", forwards + backwards),
-        joint=formats.load_arrays(paths["vsemodel"],
+        uni=files.load_arrays(f"{paths['skmodels']}/uni_skip.npz", forwards),
+        bi=files.load_arrays(f"{paths['skmodels']}/bi_skip.npz", forwards + backwards),
+        joint=files.load_arrays(paths["vsemodel"],
                                   ["Wemb", "ff_image_W", "ff_image_b", *forwards]),
-        decoder=formats.load_arrays(paths["decmodel"],
+        decoder=files.load_arrays(paths["decmodel"],
                                     [name for name in decoder if name != "history_errs"]),
         words=z["stv"].words, utable=z["stv"].utable, btable=z["stv"].btable,
         joint_words=z["vse"].worddict, captions=z["cap"], caption_vectors=z["cvec"],

@@ -12,3 +12,10 @@ from .errors import StorytellerError
 
 __version__ = "0.1.0"
 __all__ = ["StorytellerError", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name in ("formats", "convnets"):     # where the readers stood before they became storyteller.files
+        from . import files
+        return files
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -15,7 +15,7 @@ from typing import IO, Callable
 
 import numpy as np
 
-from . import formats
+from . import files
 from .errors import StorytellerError
 
 _log = logging.getLogger(__name__)
@@ -135,7 +135,7 @@ def _make(target: Path, shape: tuple[int, int], write: Writer, resumable: bool, 
         raise OSError(errno.ENOSPC, f"less than {needed / 1e9:.1f} GB free")
     try:
         with open(part, "r+b" if resumable and have else "w+b") as file:
-            formats.save_npy_header(file, shape)
+            files.save_npy_header(file, shape)
             header = file.tell()
             start = max(0, have - header) // (shape[1] * 4) if resumable and shape[1] else 0
             file.seek(header + start * shape[1] * 4)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from . import config as _config
-from . import decoder, embedding, formats, skipthoughts, style, text
+from . import decoder, embedding, files, skipthoughts, style, text
 from .efficientnet import load_params
 from .errors import StorytellerError
 from .progress import progress_bar
@@ -105,12 +105,12 @@ def _published(path: str, looks_published: bool) -> str:
 
 
 def _archive(path: str, shapes: dict[str, tuple]) -> None:
-    found = formats.array_names(path)
+    found = files.array_names(path)
     for name, shape in shapes.items():
         if name in found and tuple(found[name]) != tuple(shape):
             raise _Wrong(f"{path}: parameter {name!r} has shape {tuple(found[name])}, its options call for "
                          f"{tuple(shape)}; take archive and options of one model")
-    formats.load_arrays(path, list(shapes), shapes)  # also finds what is missing or damaged
+    files.load_arrays(path, list(shapes), shapes)  # also finds what is missing or damaged
 
 
 def _encoder(path: str, known: dict[str, Any]) -> str:
@@ -118,7 +118,7 @@ def _encoder(path: str, known: dict[str, Any]) -> str:
     options_name = name if name.endswith(".pkl") else f"{name}.pkl"
     archive = options_name[:-len(".pkl")]
     if name == options_name:
-        options = formats.load_options(path)
+        options = files.load_options(path)
         shapes = skipthoughts.parameter_shapes(options, path, skipthoughts.ENCODERS[archive])
         dim_word, dim = shapes["encoder_W"][0], shapes["encoder_U"][0]
         known[archive] = (shapes, dim_word, dim)
@@ -136,8 +136,8 @@ def _table(path: str, known: dict[str, Any]) -> str:
         words, rows = text.load_vocabulary(path)
         known["rows"] = rows
         return f"{len(words):,} words" + _published(path, rows == PUBLISHED_ROWS)
-    pickled = formats.is_object_table(path)
-    shape = formats.table_shape(path) if pickled else formats.load_matrix(path, mmap=True).shape
+    pickled = files.is_object_table(path)
+    shape = files.table_shape(path) if pickled else files.load_matrix(path, mmap=True).shape
     if "rows" in known and shape[0] != known["rows"]:
         raise _Wrong(f"{path}: holds {shape[0]:,} word vectors, dictionary.txt names {known['rows']:,}; take "
                      "both from one download")
@@ -152,9 +152,9 @@ def _table(path: str, known: dict[str, Any]) -> str:
 def _model(part: str, shapes_of: Callable[[dict, str], dict[str, tuple]]) -> Callable[[str, dict], str]:
     def look(path: str, known: dict[str, Any]) -> str:
         if path.endswith(".dictionary.pkl"):
-            return f"{len(formats.load_dictionary(path)):,} words"
+            return f"{len(files.load_dictionary(path)):,} words"
         if path.endswith(".pkl"):
-            known[part] = shapes_of(formats.load_options(path), path)
+            known[part] = shapes_of(files.load_options(path), path)
             if part == "decoder":
                 _fits(path, "reads vectors of", known[part]["ff_state_W"][0], known)
             return f"vocabulary of {known[part]['Wemb'][0]:,}"
@@ -181,9 +181,9 @@ def _style(path: str, known: dict[str, Any]) -> str:
 
 
 def _convnet(path: str, known: dict[str, Any]) -> str:
-    if formats.is_archive(path):
+    if files.is_archive(path):
         return f"EfficientNet-Lite0, {len(load_params(path))} parameters"
-    _, spec = formats.load_vgg19(path)
+    _, spec = files.load_vgg19(path)
     return f"VGG-19 ({spec['source']})"
 
 
@@ -191,7 +191,7 @@ _CHECKS: dict[str, Callable[[str, dict[str, Any]], str]] = {
     "skmodels": _encoder,
     "sktables": _table,
     "decmodel": _model("decoder", decoder.parameter_shapes),
-    "dictionary": lambda path, known: f"{len(formats.load_dictionary(path)):,} words",
+    "dictionary": lambda path, known: f"{len(files.load_dictionary(path)):,} words",
     "vsemodel": _model("joint embedding", embedding.parameter_shapes),
     "vgg": _convnet,
     "captions": lambda path, known: f"{len(text.read_captions(path)):,} captions",

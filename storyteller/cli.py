@@ -127,7 +127,7 @@ def _story_parser() -> argparse.ArgumentParser:
 
 
 def _tell(options: argparse.Namespace) -> int:
-    from . import formats, generate
+    from . import files, generate
     from .stories import html_page
     if options.html and not Path(options.html).absolute().parent.is_dir():
         raise StorytellerError(f"--html {options.html}: its folder does not exist; make it or name another")
@@ -151,7 +151,7 @@ def _tell(options: argparse.Namespace) -> int:
         told.append(story)
         _print(story, options)
     if options.html and told:
-        with formats.write_atomically(options.html) as file:
+        with files.write_atomically(options.html) as file:
             file.write(html_page(told).encode("utf-8"))
     return 1 if failed else 0
 
@@ -214,7 +214,7 @@ def _encode_parser() -> argparse.ArgumentParser:
 def _encode(options: argparse.Namespace) -> int:
     import numpy as np
 
-    from . import formats, skipthoughts, text
+    from . import files, skipthoughts, text
     from .generate import Models
     if options.text == "-":
         lines = [line.strip() for line in sys.stdin.buffer.read().decode("utf-8", "replace").split("\n")]
@@ -224,7 +224,7 @@ def _encode(options: argparse.Namespace) -> int:
     z = Models(options.config, verbose=not options.quiet)
     vectors = skipthoughts.encode(z["stv"], lines, use_norm=not options.no_norm, use_eos=options.eos,
                                   batch_size=options.batch_size, verbose=not options.quiet)
-    with formats.write_atomically(options.output) as file:
+    with files.write_atomically(options.output) as file:
         np.save(file, vectors, allow_pickle=False)
     print(f"{options.output}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
     return 0
@@ -257,9 +257,9 @@ def _style_parser() -> argparse.ArgumentParser:
 
 def _reads_means(settings: Any) -> bool:
     """Whether the settings' decoder was trained with --context sentences."""
-    from . import formats
+    from . import files
     path = f"{settings.paths.get('decmodel')}.pkl"
-    return os.path.isfile(path) and formats.load_options(path).get("context") == "sentences"
+    return os.path.isfile(path) and files.load_options(path).get("context") == "sentences"
 
 
 def _style_make(options: argparse.Namespace) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import formats, search
+from . import files, search
 from .errors import StorytellerError
 from .layers import dense, dense_shapes, gru_shapes, gru_step, join_gru
 
@@ -120,9 +120,9 @@ def load_model(path_to_model: str | os.PathLike, path_to_dictionary: str | os.Pa
         If a file is missing, damaged, or does not fit its options.
     """
     path_to_options = f"{os.fspath(path_to_model)}.pkl"
-    options = formats.load_options(path_to_options)
+    options = files.load_options(path_to_options)
     shapes = parameter_shapes(options, path_to_options)
-    params = formats.load_arrays(path_to_model, list(shapes), shapes)
+    params = files.load_arrays(path_to_model, list(shapes), shapes)
     return Decoder(options, params, _vocabulary(path_to_dictionary, len(params["Wemb"])), device)
 
 
@@ -134,7 +134,7 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
     StorytellerError
         If the options (of the file ``path``) are not a decoder's.
     """
-    dimctx, dim_word, dim, n_words = (formats.int_option(options, name, path)
+    dimctx, dim_word, dim, n_words = (files.int_option(options, name, path)
                                       for name in ("dimctx", "dim_word", "dim", "n_words"))
     if options.get("decoder", "gru") != "gru":
         raise StorytellerError(f"{os.fspath(path)}: option 'decoder' is {options['decoder']!r}: "
@@ -151,7 +151,7 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
 
 def _vocabulary(path: str | os.PathLike, n_words: int) -> list[str]:
     words = ["<eos>", "UNK"] + [""] * (n_words - 2)
-    for word, index in formats.load_dictionary(path).items():
+    for word, index in files.load_dictionary(path).items():
         if 2 <= index < n_words:
             words[index] = word
     named = sum(1 for word in words[2:] if word)

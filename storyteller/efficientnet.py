@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from . import formats
+from . import files
 from .errors import StorytellerError
 
 SHORT_SIDE, CROP = 256, 224
@@ -57,7 +57,7 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
         If the file is missing, damaged or lacks an array.
     """
     shapes = parameter_shapes()
-    return formats.load_arrays(path, list(shapes), shapes)
+    return files.load_arrays(path, list(shapes), shapes)
 
 
 class EfficientNetLite0:

@@ -12,7 +12,7 @@ from typing import IO, Callable
 
 import numpy as np
 
-from . import cache, formats
+from . import cache, files
 from .errors import StorytellerError
 from .layers import GRUEncoder, dense, dense_shapes, gru_shapes, unit_rows
 from .progress import progress_bar
@@ -108,10 +108,10 @@ def load_model(path_to_model: str | os.PathLike, device: str = "cpu") -> JointEm
         If a file is missing, damaged, or does not fit its options.
     """
     path = os.fspath(path_to_model)
-    options = formats.load_options(f"{path}.pkl")
-    worddict = formats.load_dictionary(f"{path}.dictionary.pkl")
+    options = files.load_options(f"{path}.pkl")
+    worddict = files.load_dictionary(f"{path}.dictionary.pkl")
     shapes = parameter_shapes(options, f"{path}.pkl")
-    params = formats.load_arrays(path, list(shapes), shapes)
+    params = files.load_arrays(path, list(shapes), shapes)
     return JointEmbedding(options, params, worddict,
                           (path, f"{path}.pkl", f"{path}.dictionary.pkl"), device)
 
@@ -124,7 +124,7 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
     StorytellerError
         If the options (of the file ``path``) are not a joint embedding's.
     """
-    dim, dim_word, dim_image, n_words = (formats.int_option(options, name, path)
+    dim, dim_word, dim_image, n_words = (files.int_option(options, name, path)
                                          for name in ("dim", "dim_word", "dim_image", "n_words"))
     encoder = options.get("encoder", "gru")
     shapes = dense_shapes("ff_image", dim_image, dim)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from .errors import StorytellerError
-from .pickles import check_readable, open_file
+from .files import check_readable, open_file
 
 __all__ = ["bleu", "classify", "i2t", "load_binary", "load_msrp", "load_sick", "load_trec",
            "pair_features", "relatedness", "t2i"]

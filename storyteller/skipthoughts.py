@@ -15,7 +15,7 @@ from typing import IO
 
 import numpy as np
 
-from . import cache, formats
+from . import cache, files
 from .errors import StorytellerError
 from .layers import GRUEncoder, gru_shapes, unit_rows
 from .progress import progress_bar
@@ -112,7 +112,7 @@ def parameter_shapes(options: dict, path: str | os.PathLike,
     StorytellerError
         If the options (of the file ``path``) are not an encoder's.
     """
-    dim_word, dim = (formats.int_option(options, name, path) for name in ("dim_word", "dim"))
+    dim_word, dim = (files.int_option(options, name, path) for name in ("dim_word", "dim"))
     shapes: dict[str, tuple] = {}
     for prefix in prefixes:
         shapes.update(gru_shapes(prefix, dim_word, dim))
@@ -121,23 +121,23 @@ def parameter_shapes(options: dict, path: str | os.PathLike,
 
 def _load_encoder(folder: str, name: str) -> dict[str, np.ndarray]:
     path = os.path.join(folder, name)
-    shapes = parameter_shapes(formats.load_options(f"{path}.pkl"), f"{path}.pkl", ENCODERS[name])
-    return formats.load_arrays(path, list(shapes), shapes)
+    shapes = parameter_shapes(files.load_options(f"{path}.pkl"), f"{path}.pkl", ENCODERS[name])
+    return files.load_arrays(path, list(shapes), shapes)
 
 
 def _load_table(path: str, n_rows: int, dim: int, dictionary: str, verbose: bool) -> np.ndarray:
-    if formats.is_object_table(path):
-        rows = formats.table_shape(path)[0]
+    if files.is_object_table(path):
+        rows = files.table_shape(path)[0]
         _check_table(path, (rows, dim), (n_rows, dim), dictionary)
 
         def write(file: IO[bytes], start: int) -> None:
             with progress_bar(n_rows, f"converting {os.path.basename(path)} (once)", "word",
                               verbose) as bar:
-                _, found = formats.convert_object_table(path, file, lambda n: bar.update(n - bar.n))
+                _, found = files.convert_object_table(path, file, lambda n: bar.update(n - bar.n))
             _check_table(path, (rows, found), (n_rows, dim), dictionary)
 
         return cache.cached_rows("table", path, cache.fingerprint(path), (n_rows, dim), write)
-    table = formats.load_matrix(path, mmap=True)
+    table = files.load_matrix(path, mmap=True)
     _check_table(path, table.shape, (n_rows, dim), dictionary)
     return table
 

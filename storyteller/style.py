@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from . import formats, text
+from . import files, text
 from .errors import StorytellerError
 
 _CHUNK = 4096       # texts that are encoded at a time
@@ -162,7 +162,7 @@ def load(path: str | os.PathLike, dim: int | None = None) -> np.ndarray:
     StorytellerError
         If the file is missing, damaged, or has another length than ``dim``.
     """
-    return formats.load_vector(path, dim)
+    return files.load_vector(path, dim)
 
 
 def save(path: str | os.PathLike, vector: np.ndarray) -> None:
@@ -170,5 +170,5 @@ def save(path: str | os.PathLike, vector: np.ndarray) -> None:
     vector = np.asarray(vector, dtype=np.float32)
     if vector.ndim != 1:
         raise StorytellerError(f"style vector has shape {vector.shape}: expected (dim,)")
-    with formats.write_atomically(path) as file:
+    with files.write_atomically(path) as file:
         np.save(file, vector, allow_pickle=False)

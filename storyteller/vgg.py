@@ -12,7 +12,7 @@ from typing import IO, Any, Union
 
 import numpy as np
 
-from . import formats
+from . import files
 from .efficientnet import EfficientNetLite0, load_params
 from .errors import StorytellerError
 from .layers import dense
@@ -73,7 +73,7 @@ def open_image(image: Image) -> np.ndarray:
     except pil.DecompressionBombError as error:
         raise StorytellerError(f"{name}: too many pixels ({error}); make it smaller first") from error
     except pil.UnidentifiedImageError as error:
-        found = formats.describe(name) if isinstance(image, (str, os.PathLike)) else "something else"
+        found = files.describe(name) if isinstance(image, (str, os.PathLike)) else "something else"
         raise StorytellerError(f"{name}: not an image that Pillow can read (it looks like {found}); "
                                "give a JPEG, PNG, GIF, WebP, TIFF or BMP file") from error
     except FileNotFoundError as error:
@@ -335,9 +335,9 @@ def build_convnet(path_to_vgg: str | os.PathLike, device: str = "cpu") -> ConvNe
     StorytellerError
         If the file is missing, damaged or holds another network.
     """
-    if formats.is_archive(path_to_vgg):
+    if files.is_archive(path_to_vgg):
         return EfficientNetLite0(load_params(path_to_vgg), device)
-    params, spec = formats.load_vgg19(path_to_vgg)
+    params, spec = files.load_vgg19(path_to_vgg)
     return ConvNet(params, spec, device)
 
 

@@ -35,9 +35,9 @@ def vgg_weights() -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def vgg_file(vgg_weights, tmp_path_factory) -> Path:
     """A full-size vgg19.pkl as Lasagne's, 575 MB; deleted again when the tests end."""
-    from storyteller import formats
+    from storyteller import files
     path = tmp_path_factory.mktemp("vgg") / "vgg19.pkl"
-    formats.save_vgg19_pickle(path, vgg_weights)
+    files.save_vgg19_pickle(path, vgg_weights)
     yield path
     path.unlink()
 

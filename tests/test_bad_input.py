@@ -242,9 +242,9 @@ def test_damaged_models(models, load, name, damage):
 
 
 def set_option(path, **changes):
-    from storyteller import formats
-    options = {**formats.load_options(path), **changes}
-    formats.save_pickle(path, {key: value for key, value in options.items() if value is not ...})
+    from storyteller import files
+    options = {**files.load_options(path), **changes}
+    files.save_pickle(path, {key: value for key, value in options.items() if value is not ...})
 
 
 @pytest.mark.parametrize("load, name, changes, says", [

@@ -125,8 +125,8 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
     (models / "models" / "utable.npy").unlink()
     (models / "models" / "uni_skip.npz").write_bytes(b"<!DOCTYPE html>")
     np.save(models / "romance_style.npy", np.zeros(7, np.float32))
-    from storyteller import formats
-    formats.save_pickle(models / "decoder.npz.pkl", {**formats.load_options(models / "decoder.npz.pkl"),
+    from storyteller import files
+    files.save_pickle(models / "decoder.npz.pkl", {**files.load_options(models / "decoder.npz.pkl"),
                                                      "n_words": 500})
     (models / "config.py").write_text("""
 paths = dict(skmodels='models', sktables='models', decmodel='decoder.npz', dictionary='decoder_dictionary.pkl',

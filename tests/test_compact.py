@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import backend, candidates, compact, config, formats, generate, text
+from storyteller import backend, candidates, compact, config, files, generate, text
 
 ROOT = Path(__file__).parent.parent
 IMAGES = ROOT / "images"
@@ -44,7 +44,7 @@ def test_captions(models):
     lengths = [len(caption.split()) for caption in captions]
     assert min(lengths) >= 7 and max(lengths) <= 16
     assert all(re.fullmatch(r"[a-z' -]+", caption) for caption in captions)
-    known = formats.load_dictionary(models.config.path("vsemodel") + ".dictionary.pkl")
+    known = files.load_dictionary(models.config.path("vsemodel") + ".dictionary.pkl")
     words = [word for caption in captions for word in caption.split()]
     assert np.mean([word in known for word in words]) > 0.99
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storyteller import StorytellerError, efficientnet, formats, vgg
+from storyteller import StorytellerError, efficientnet, files, vgg
 from storyteller import backend as be
 
 
@@ -62,7 +62,7 @@ def weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("net") / "net.npz"
     arrays = {name: (rng.standard_normal(shape) / np.sqrt(max(1, np.prod(shape[1:])))).astype(np.float16)
               for name, shape in efficientnet.parameter_shapes().items()}
-    formats.save_arrays(path, **arrays)
+    files.save_arrays(path, **arrays)
     return path
 
 
@@ -109,7 +109,7 @@ def test_a_picture_of_one_by_five_thousand_pixels():
 def test_spoilt_archives(spoil, words, weights, tmp_path):
     arrays = dict(np.load(weights))
     spoil(arrays)
-    formats.save_arrays(tmp_path / "spoilt.npz", **arrays)
+    files.save_arrays(tmp_path / "spoilt.npz", **arrays)
     with pytest.raises(StorytellerError, match=words):
         vgg.build_convnet(tmp_path / "spoilt.npz")
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import formats
+from storyteller import files
 from storyteller.errors import StorytellerError
 
 GOLDENS = Path(__file__).parent / "goldens"
@@ -29,30 +29,30 @@ GOLDENS = Path(__file__).parent / "goldens"
                                   "embedding/coco_embedding", "embedding/bow_embedding"])
 def test_golden_models(name):
     path = GOLDENS / (name + ".npz")
-    options = formats.load_options(str(path) + ".pkl")
+    options = files.load_options(str(path) + ".pkl")
     assert all(type(value) in (str, int, float, bool, type(None)) for value in options.values())
-    names = formats.array_names(path)
+    names = files.array_names(path)
     with np.load(path) as expected:
         assert {key: expected[key].shape for key in expected.files} == names
         keys = [key for key in names if key != "history_errs"]
-        arrays = formats.load_arrays(path, keys, shapes={keys[0]: names[keys[0]]})
+        arrays = files.load_arrays(path, keys, shapes={keys[0]: names[keys[0]]})
         for key in keys:
             assert arrays[key].dtype == np.float32 and arrays[key].flags.c_contiguous
             assert np.array_equal(arrays[key], expected[key])
 
 
 def test_numpy_scalars_become_numbers():
-    options = formats.load_options(GOLDENS / "skipthoughts/bi_skip.npz.pkl")
+    options = files.load_options(GOLDENS / "skipthoughts/bi_skip.npz.pkl")
     assert (options["dim"], options["decay_c"], options["grad_clip"]) == (12, 0.0, 5.0)
     assert type(options["dim"]) is int and options["reload_"] is False
 
 
 def test_int_option():
     options = {"dim": 12, "float": 3.0, "numpy": np.int64(4)}
-    assert [formats.int_option(options, name, "x.pkl") for name in options] == [12, 3, 4]
+    assert [files.int_option(options, name, "x.pkl") for name in options] == [12, 3, 4]
     for value in (0, -1, 1.5, float("nan"), float("inf"), True, "12", None, [1], 1 << 40, 1j):
         with pytest.raises(StorytellerError, match="x.pkl: option 'dim'"):
-            formats.int_option({"dim": value}, "dim", "x.pkl")
+            files.int_option({"dim": value}, "dim", "x.pkl")
 
 
 @pytest.mark.parametrize("name", ["decoder/dec_doutput_dictionary.pkl",
@@ -61,14 +61,14 @@ def test_int_option():
                                   "embedding/coco_embedding.npz.dictionary.pkl",
                                   "embedding/bow_embedding.npz.dictionary.pkl"])
 def test_golden_dictionaries(name):
-    words = formats.load_dictionary(GOLDENS / name)
+    words = files.load_dictionary(GOLDENS / name)
     with open(GOLDENS / name, "rb") as file:
         expected = pickle.load(file, encoding="utf-8")
     assert list(words.items()) == list(expected.items())
 
 
 def test_words_are_text():
-    words = formats.load_dictionary(GOLDENS / "embedding/coco_embedding.npz.dictionary.pkl")
+    words = files.load_dictionary(GOLDENS / "embedding/coco_embedding.npz.dictionary.pkl")
     captions = (GOLDENS / "embedding/captions.txt").read_text("utf-8").split("\n")
     facts = json.loads((GOLDENS / "embedding/gru_facts.json").read_text("utf-8"))
     foreign = {word for line in captions for word in line.split()
@@ -80,23 +80,23 @@ def test_words_are_text():
 def test_golden_tables(name, tmp_path):
     path = GOLDENS / "object_tables" / name
     expected = np.load(GOLDENS / "skipthoughts" / name)
-    assert formats.is_object_table(path)
-    assert formats.table_shape(path) == (300,)
-    assert not formats.is_object_table(GOLDENS / "skipthoughts" / name)
+    assert files.is_object_table(path)
+    assert files.table_shape(path) == (300,)
+    assert not files.is_object_table(GOLDENS / "skipthoughts" / name)
     out = tmp_path / "table.npy"
-    with formats.write_atomically(out) as file:
-        formats.save_npy_header(file, (0, 0))
+    with files.write_atomically(out) as file:
+        files.save_npy_header(file, (0, 0))
         start = file.tell()
-        shape = formats.convert_object_table(path, file)
+        shape = files.convert_object_table(path, file)
         assert shape == (300, 20)
         file.seek(0)
-        formats.save_npy_header(file, shape)
+        files.save_npy_header(file, shape)
         assert file.tell() == start and start % 64 == 0
     assert np.array_equal(np.load(out, mmap_mode="r"), expected)
-    assert np.array_equal(formats.load_matrix(out), expected)
-    assert np.array_equal(formats.load_matrix(out, mmap=True), expected)
+    assert np.array_equal(files.load_matrix(out), expected)
+    assert np.array_equal(files.load_matrix(out, mmap=True), expected)
     with pytest.raises(StorytellerError, match="convert"):
-        formats.load_matrix(path)
+        files.load_matrix(path)
 
 
 def npy_header(shape, descr="|O"):
@@ -119,7 +119,7 @@ def test_tables_of_every_protocol(tmp_path, protocol, dtype, shape):
     path = tmp_path / "table.npy"
     path.write_bytes(object_table(rows, protocol))
     out, seen = io.BytesIO(), []
-    n, dim = formats.convert_object_table(path, out, seen.append)
+    n, dim = files.convert_object_table(path, out, seen.append)
     assert (n, dim) == (1500, shape[-1]) and seen[-1] == 1500
     expected = np.array([row.ravel() for row in rows]).astype("<f4")
     assert out.getvalue() == expected.tobytes()
@@ -139,7 +139,7 @@ def test_plain_pickles_of_every_protocol(tmp_path, protocol):
     value["array again"] = value["array"]
     path = tmp_path / "a.pkl"
     path.write_bytes(pickle.dumps(value, protocol))
-    loaded = formats.load_pickle(path)
+    loaded = files.load_pickle(path)
     assert list(loaded) == list(value)
     for key, expected in value.items():
         if isinstance(expected, np.ndarray):
@@ -157,21 +157,21 @@ def test_object_arrays(tmp_path):
     path = tmp_path / "a.pkl"
     array = np.array([None, "a", [1, 2]], dtype=object)
     path.write_bytes(pickle.dumps([array], 2))
-    assert formats.load_pickle(path)[0].tolist() == array.tolist()
+    assert files.load_pickle(path)[0].tolist() == array.tolist()
 
 
 def test_save_pickle(tmp_path):
     path = tmp_path / "dictionary.pkl"
     words = OrderedDict([("<eos>", 0), ("café", np.int64(2))])
-    formats.save_pickle(path, words, {"café": 17})
-    assert formats.load_dictionary(path) == {"<eos>": 0, "café": 2}
+    files.save_pickle(path, words, {"café": 17})
+    assert files.load_dictionary(path) == {"<eos>": 0, "café": 2}
     with open(path, "rb") as file:
         assert pickle.load(file) == words
         assert pickle.load(file) == {"café": 17}
     assert path.read_bytes()[:2] == b"\x80\x02" and b"numpy" not in path.read_bytes()
     with pytest.raises(StorytellerError, match="plain data"):
-        formats.save_pickle(path, {"f": lambda: 0})
-    assert formats.load_dictionary(path)["café"] == 2
+        files.save_pickle(path, {"f": lambda: 0})
+    assert files.load_dictionary(path)["café"] == 2
     assert os.listdir(tmp_path) == ["dictionary.pkl"]
 
 
@@ -179,44 +179,44 @@ def test_save_arrays(tmp_path):
     path = tmp_path / "m.npz"
     arrays = {"file": np.ones((2, 3), np.float32), "f": np.asfortranarray(np.random.rand(3, 2)),
               "scalar": np.float32(2), "none": np.zeros((0,), np.float16)}
-    formats.save_arrays(path, **arrays)
-    loaded = formats.load_arrays(path, arrays, shapes={"file": (2, None)})
+    files.save_arrays(path, **arrays)
+    loaded = files.load_arrays(path, arrays, shapes={"file": (2, None)})
     for name, array in arrays.items():
         assert loaded[name].shape == np.shape(array) and loaded[name].dtype == np.float32
         assert np.array_equal(loaded[name], np.asarray(array).astype(np.float32))
     with np.load(path) as archive:
         assert np.array_equal(archive["f"], arrays["f"])
     first = path.read_bytes()
-    formats.save_arrays(path, **arrays)
+    files.save_arrays(path, **arrays)
     assert path.read_bytes() == first
     np.savez_compressed(path, a=np.arange(4.0))
-    assert formats.load_arrays(path, ["a"])["a"].tolist() == [0, 1, 2, 3]
+    assert files.load_arrays(path, ["a"])["a"].tolist() == [0, 1, 2, 3]
     with pytest.raises(StorytellerError, match="objects"):
-        formats.save_arrays(path, a=np.array([None]))
+        files.save_arrays(path, a=np.array([None]))
 
 
 @pytest.mark.parametrize("shape", [(4,), (1, 4), (4, 1)])
 def test_vectors(tmp_path, shape):
     np.save(tmp_path / "v.npy", np.arange(4.0).reshape(shape))
-    vector = formats.load_vector(tmp_path / "v.npy", 4)
+    vector = files.load_vector(tmp_path / "v.npy", 4)
     assert vector.dtype == np.float32 and vector.tolist() == [0, 1, 2, 3]
 
 
 def test_writers_leave_nothing_behind(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), formats.write_atomically(path) as file:
+    with pytest.raises(ZeroDivisionError), files.write_atomically(path) as file:
         file.write(b"new")
         raise ZeroDivisionError
     assert path.read_bytes() == b"old" and os.listdir(tmp_path) == ["x"]
-    with formats.write_atomically(path, sync=True) as file:
+    with files.write_atomically(path, sync=True) as file:
         file.write(b"new")
     assert path.read_bytes() == b"new"
     with pytest.raises(StorytellerError, match="nowhere"):
-        formats.save_pickle(tmp_path / "nowhere" / "x.pkl", {})
+        files.save_pickle(tmp_path / "nowhere" / "x.pkl", {})
     with pytest.raises(StorytellerError, match="folder"):
-        formats.save_pickle(tmp_path, {})
-    with pytest.raises(StorytellerError, match="room"), formats.write_atomically(path):
+        files.save_pickle(tmp_path, {})
+    with pytest.raises(StorytellerError, match="room"), files.write_atomically(path):
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == ["x"]
 
@@ -231,7 +231,7 @@ def test_writers_leave_nothing_behind(tmp_path):
     (npy_header((3,)), "objects")])
 def test_describe(tmp_path, content, words):
     (tmp_path / "f").write_bytes(content)
-    assert words in formats.describe(tmp_path / "f")
+    assert words in files.describe(tmp_path / "f")
 
 
 # ------------------------------------------------------------------------------ bad files
@@ -301,11 +301,11 @@ ROWS = [np.arange(4, dtype=np.float32) + i for i in range(3)]
 
 
 def arrays_of(path):
-    return formats.load_arrays(path, ["W"], {"W": (3, None)})
+    return files.load_arrays(path, ["W"], {"W": (3, None)})
 
 
 def table_of(path):
-    return formats.convert_object_table(path, io.BytesIO())
+    return files.convert_object_table(path, io.BytesIO())
 
 
 def many_rows():
@@ -315,92 +315,92 @@ def many_rows():
 
 BAD = {
     # pickles that ask for something
-    "os.system": (formats.load_pickle, lambda: named("os.system", "touch MARKER"), "os.system"),
-    "posix.system": (formats.load_pickle, lambda: named("posix.system", "touch MARKER"), "posix"),
-    "eval": (formats.load_options, lambda: pickle.dumps(_Evil(eval, "open('MARKER','w')"), 2),
+    "os.system": (files.load_pickle, lambda: named("os.system", "touch MARKER"), "os.system"),
+    "posix.system": (files.load_pickle, lambda: named("posix.system", "touch MARKER"), "posix"),
+    "eval": (files.load_options, lambda: pickle.dumps(_Evil(eval, "open('MARKER','w')"), 2),
              "eval"),
-    "exec 4": (formats.load_options, lambda: pickle.dumps(_Evil(exec, "open('MARKER','w')"), 4),
+    "exec 4": (files.load_options, lambda: pickle.dumps(_Evil(exec, "open('MARKER','w')"), 4),
                "exec"),
-    "import": (formats.load_pickle, lambda: named("__builtin__.__import__", "os"), "__import__"),
-    "getattr": (formats.load_pickle, lambda: named("builtins.getattr", "", "join"), "getattr"),
-    "subprocess": (formats.load_dictionary,
+    "import": (files.load_pickle, lambda: named("__builtin__.__import__", "os"), "__import__"),
+    "getattr": (files.load_pickle, lambda: named("builtins.getattr", "", "join"), "getattr"),
+    "subprocess": (files.load_dictionary,
                    lambda: named("subprocess.Popen", ["touch", "MARKER"]), "subprocess.Popen"),
-    "numpy.load": (formats.load_pickle, lambda: named("numpy.load", "x"), "numpy.load"),
-    "torch.load": (formats.load_pickle, lambda: named("torch.load", "x"), "torch.load"),
-    "runstring": (formats.load_pickle,
+    "numpy.load": (files.load_pickle, lambda: named("numpy.load", "x"), "numpy.load"),
+    "torch.load": (files.load_pickle, lambda: named("torch.load", "x"), "torch.load"),
+    "runstring": (files.load_pickle,
                   lambda: named("numpy.testing._private.utils.runstring", "x"), "runstring"),
-    "dotted": (formats.load_pickle,
+    "dotted": (files.load_pickle,
                lambda: b"\x80\x04\x8c\x05numpy\x8c\x10ndarray.__init__\x93.", "asks for"),
-    "inst": (formats.load_pickle, lambda: b"(S'touch MARKER'\nios\nsystem\n.", "os.system"),
-    "obj": (formats.load_pickle, lambda: b"(cos\nsystem\nS'touch MARKER'\no.", "os.system"),
-    "extension": (formats.load_pickle, lambda: b"\x80\x02\x82\x01.", "bad.bin"),
-    "persistent": (formats.load_pickle, lambda: b"\x80\x02Pos\n.", "outside"),
-    "huge bytes call": (formats.load_pickle, lambda: named("__builtin__.bytes", 1 << 40), "bytes"),
-    "huge bytearray": (formats.load_pickle, lambda: named("builtins.bytearray", 1 << 40),
+    "inst": (files.load_pickle, lambda: b"(S'touch MARKER'\nios\nsystem\n.", "os.system"),
+    "obj": (files.load_pickle, lambda: b"(cos\nsystem\nS'touch MARKER'\no.", "os.system"),
+    "extension": (files.load_pickle, lambda: b"\x80\x02\x82\x01.", "bad.bin"),
+    "persistent": (files.load_pickle, lambda: b"\x80\x02Pos\n.", "outside"),
+    "huge bytes call": (files.load_pickle, lambda: named("__builtin__.bytes", 1 << 40), "bytes"),
+    "huge bytearray": (files.load_pickle, lambda: named("builtins.bytearray", 1 << 40),
                        "bad.bin"),
-    "huge array call": (formats.load_pickle, lambda: named("numpy.ndarray", (1 << 40,)), "array"),
-    "huge reconstruct": (formats.load_pickle, lambda: b"cnumpy.core.multiarray\n_reconstruct\n"
+    "huge array call": (files.load_pickle, lambda: named("numpy.ndarray", (1 << 40,)), "array"),
+    "huge reconstruct": (files.load_pickle, lambda: b"cnumpy.core.multiarray\n_reconstruct\n"
                          b"cnumpy\nndarray\n\x8a\x05\0\0\0\0\1\x85U\x01b\x87R.", "array"),
-    "structured dtype": (formats.load_pickle,
+    "structured dtype": (files.load_pickle,
                          lambda: pickle.dumps(np.zeros(2, [("a", "f4")]), 2), "unusual"),
-    "array misfit": (formats.load_pickle, lambda: pickle.dumps(np.zeros(9), 3).replace(
+    "array misfit": (files.load_pickle, lambda: pickle.dumps(np.zeros(9), 3).replace(
         b"K\x09\x85", b"K\x08\x85"), "do not fit"),
-    "huge array": (formats.load_pickle, lambda: pickle.dumps(np.zeros(9), 3).replace(
+    "huge array": (files.load_pickle, lambda: pickle.dumps(np.zeros(9), 3).replace(
         b"K\x09\x85", b"J\xff\xff\xff\x7f\x85"), "do not fit"),
     # pickles that announce something
-    "long_binput": (formats.load_pickle, lambda: b"\x80\x02Nr\xff\xff\xff\xff.x"[:8], "bad.bin"),
-    "binstring": (formats.load_pickle, lambda: b"\x80\x02T\xff\xff\xff\x7fabc.", "ends too early"),
-    "negative binstring": (formats.load_pickle, lambda: b"\x80\x02T\xff\xff\xff\xffabc.", "early"),
-    "binbytes8": (formats.load_pickle, lambda: b"\x80\x04\x8e" + b"\xff" * 8 + b"a.", "early"),
-    "bytearray8": (formats.load_pickle, lambda: b"\x80\x05\x96" + b"\xff" * 7 + b"\x7fa.",
+    "long_binput": (files.load_pickle, lambda: b"\x80\x02Nr\xff\xff\xff\xff.x"[:8], "bad.bin"),
+    "binstring": (files.load_pickle, lambda: b"\x80\x02T\xff\xff\xff\x7fabc.", "ends too early"),
+    "negative binstring": (files.load_pickle, lambda: b"\x80\x02T\xff\xff\xff\xffabc.", "early"),
+    "binbytes8": (files.load_pickle, lambda: b"\x80\x04\x8e" + b"\xff" * 8 + b"a.", "early"),
+    "bytearray8": (files.load_pickle, lambda: b"\x80\x05\x96" + b"\xff" * 7 + b"\x7fa.",
                    "early"),
-    "frame": (formats.load_pickle, lambda: b"\x80\x04\x95" + b"\xff" * 8 + b"N.", "frame"),
-    "long4": (formats.load_pickle, lambda: b"\x80\x02\x8b\xff\xff\xff\x7f1.", "absurd"),
-    "long digits": (formats.load_pickle, lambda: b"\x80\x02L" + b"9" * 200000 + b"L\n.", "absurd"),
-    "int digits": (formats.load_pickle, lambda: b"\x80\x02I" + b"9" * 200000 + b"\n.", "absurd"),
+    "frame": (files.load_pickle, lambda: b"\x80\x04\x95" + b"\xff" * 8 + b"N.", "frame"),
+    "long4": (files.load_pickle, lambda: b"\x80\x02\x8b\xff\xff\xff\x7f1.", "absurd"),
+    "long digits": (files.load_pickle, lambda: b"\x80\x02L" + b"9" * 200000 + b"L\n.", "absurd"),
+    "int digits": (files.load_pickle, lambda: b"\x80\x02I" + b"9" * 200000 + b"\n.", "absurd"),
     # pickles of awkward structure
-    "deep list": (formats.load_pickle, lambda: deep("list"), "deep"),
-    "deep tuple": (formats.load_pickle, lambda: deep("tuple"), "deep"),
-    "deep marks": (formats.load_pickle, lambda: deep("mark"), "deep"),
-    "laughs": (formats.load_options, lambda: pickle.dumps(laughs(), 2), "unfolds"),
-    "laughing key": (formats.load_pickle, lambda: b"}N\x85" + b"2\x86" * 60 + b"Ns.", "key"),
-    "laughing dtype": (formats.load_pickle, lambda: b"cnumpy\ndtype\n(N\x85" + b"2\x86" * 60
+    "deep list": (files.load_pickle, lambda: deep("list"), "deep"),
+    "deep tuple": (files.load_pickle, lambda: deep("tuple"), "deep"),
+    "deep marks": (files.load_pickle, lambda: deep("mark"), "deep"),
+    "laughs": (files.load_options, lambda: pickle.dumps(laughs(), 2), "unfolds"),
+    "laughing key": (files.load_pickle, lambda: b"}N\x85" + b"2\x86" * 60 + b"Ns.", "key"),
+    "laughing dtype": (files.load_pickle, lambda: b"cnumpy\ndtype\n(N\x85" + b"2\x86" * 60
                        + b"tR.", "unusual"),
-    "cyclic list": (formats.load_pickle, lambda: b"\x80\x02]q\x00h\x00a.", "contains itself"),
-    "cyclic dict": (formats.load_options, lambda: b"\x80\x02}q\x00U\x01ah\x00s.", "itself"),
-    "many lists": (formats.load_pickle, lambda: b"]" * 4_100_000 + b".", "more than"),
-    "missing memo": (formats.load_pickle, lambda: b"\x80\x02h\x07.", "entry 7"),
-    "no stop": (formats.load_pickle, lambda: b"\x80\x02}", "truncated"),
-    "no stack": (formats.load_pickle, lambda: b"\x80\x02.", "damaged"),
-    "no mark": (formats.load_pickle, lambda: b"\x80\x02t.", "bad.bin"),
-    "protocol 9": (formats.load_pickle, lambda: b"\x80\x09N.", "bad.bin"),
-    "not utf-8": (formats.load_options, lambda: b"\x80\x02}U\x01aU\x01\xffs.", "UTF-8"),
-    "bad escape": (formats.load_pickle, lambda: b"S'\\x0'\n.", "damaged"),
-    "class as data": (formats.load_pickle, lambda: b"\x80\x02cnumpy\nndarray\n.", "numpy.ndarray"),
+    "cyclic list": (files.load_pickle, lambda: b"\x80\x02]q\x00h\x00a.", "contains itself"),
+    "cyclic dict": (files.load_options, lambda: b"\x80\x02}q\x00U\x01ah\x00s.", "itself"),
+    "many lists": (files.load_pickle, lambda: b"]" * 4_100_000 + b".", "more than"),
+    "missing memo": (files.load_pickle, lambda: b"\x80\x02h\x07.", "entry 7"),
+    "no stop": (files.load_pickle, lambda: b"\x80\x02}", "truncated"),
+    "no stack": (files.load_pickle, lambda: b"\x80\x02.", "damaged"),
+    "no mark": (files.load_pickle, lambda: b"\x80\x02t.", "bad.bin"),
+    "protocol 9": (files.load_pickle, lambda: b"\x80\x09N.", "bad.bin"),
+    "not utf-8": (files.load_options, lambda: b"\x80\x02}U\x01aU\x01\xffs.", "UTF-8"),
+    "bad escape": (files.load_pickle, lambda: b"S'\\x0'\n.", "damaged"),
+    "class as data": (files.load_pickle, lambda: b"\x80\x02cnumpy\nndarray\n.", "numpy.ndarray"),
     # dictionaries and options
-    "options list": (formats.load_options, lambda: pickle.dumps([1], 2), "list"),
-    "options int keys": (formats.load_options, lambda: pickle.dumps({1: 2}, 2), "options"),
-    "words float": (formats.load_dictionary, lambda: pickle.dumps({"a": 1.5}, 2), "'a'"),
-    "words negative": (formats.load_dictionary, lambda: pickle.dumps({"a": -1}, 2), "-1"),
-    "words bool": (formats.load_dictionary, lambda: pickle.dumps({"a": True}, 2), "bool"),
-    "words options": (formats.load_dictionary, lambda: OPTIONS, "encoder"),
-    "words empty": (formats.load_dictionary, lambda: pickle.dumps({}, 2), "empty"),
-    "words text": (formats.load_dictionary, lambda: b"the\ncat\n", "text file"),
+    "options list": (files.load_options, lambda: pickle.dumps([1], 2), "list"),
+    "options int keys": (files.load_options, lambda: pickle.dumps({1: 2}, 2), "options"),
+    "words float": (files.load_dictionary, lambda: pickle.dumps({"a": 1.5}, 2), "'a'"),
+    "words negative": (files.load_dictionary, lambda: pickle.dumps({"a": -1}, 2), "-1"),
+    "words bool": (files.load_dictionary, lambda: pickle.dumps({"a": True}, 2), "bool"),
+    "words options": (files.load_dictionary, lambda: OPTIONS, "encoder"),
+    "words empty": (files.load_dictionary, lambda: pickle.dumps({}, 2), "empty"),
+    "words text": (files.load_dictionary, lambda: b"the\ncat\n", "text file"),
     # swapped and failed
-    "empty": (formats.load_pickle, lambda: b"", "empty"),
+    "empty": (files.load_pickle, lambda: b"", "empty"),
     "empty npz": (arrays_of, lambda: b"", "empty"),
-    "empty vector": (formats.load_vector, lambda: b"", "empty"),
+    "empty vector": (files.load_vector, lambda: b"", "empty"),
     "html npz": (arrays_of, lambda: HTML, "web page"),
-    "html pickle": (formats.load_options, lambda: HTML, "web page"),
-    "html vgg": (formats.load_vgg19, lambda: HTML, "web page"),
+    "html pickle": (files.load_options, lambda: HTML, "web page"),
+    "html vgg": (files.load_vgg19, lambda: HTML, "web page"),
     "lfs": (arrays_of, lambda: b"version https://git-lfs.github.com/spec/v1\n", "git lfs pull"),
     "pickle as npz": (arrays_of, lambda: OPTIONS, "a pickle"),
-    "npz as pickle": (formats.load_options, lambda: WEIGHTS, "npz"),
+    "npz as pickle": (files.load_options, lambda: WEIGHTS, "npz"),
     "npy as npz": (arrays_of, lambda: npy_bytes(np.ones(3)), "npy"),
-    "npz as npy": (formats.load_vector, lambda: WEIGHTS, "npz"),
-    "npz as vgg": (formats.load_vgg19, lambda: WEIGHTS, "npz"),
-    "options as vgg": (formats.load_vgg19, lambda: OPTIONS, "param values"),
-    "image as vgg": (formats.load_vgg19, lambda: b"\xff\xd8\xff\xe0" * 9, "JPEG"),
+    "npz as npy": (files.load_vector, lambda: WEIGHTS, "npz"),
+    "npz as vgg": (files.load_vgg19, lambda: WEIGHTS, "npz"),
+    "options as vgg": (files.load_vgg19, lambda: OPTIONS, "param values"),
+    "image as vgg": (files.load_vgg19, lambda: b"\xff\xd8\xff\xe0" * 9, "JPEG"),
     # archives
     "truncated npz": (arrays_of, lambda: WEIGHTS[:-30], "truncated"),
     "truncated npz 2": (arrays_of, lambda: WEIGHTS[:200], "truncated"),
@@ -422,26 +422,26 @@ BAD = {
     "lzma": (arrays_of, lambda: zip_bytes("W.npy", npy_bytes(np.ones((3, 4))), zipfile.ZIP_LZMA),
              "unusual"),
     # arrays
-    "truncated npy": (formats.load_vector, lambda: npy_bytes(np.ones(9))[:-3], "truncated"),
-    "npy header cut": (formats.load_vector, lambda: npy_bytes(np.ones(9))[:40], "truncated"),
-    "npy of 10**12": (formats.load_vector, lambda: npy_header((10 ** 12,), "<f8") + b"a" * 8,
+    "truncated npy": (files.load_vector, lambda: npy_bytes(np.ones(9))[:-3], "truncated"),
+    "npy header cut": (files.load_vector, lambda: npy_bytes(np.ones(9))[:40], "truncated"),
+    "npy of 10**12": (files.load_vector, lambda: npy_header((10 ** 12,), "<f8") + b"a" * 8,
                       "announces"),
-    "npy mapped 10**12": (lambda path: formats.load_matrix(path, mmap=True),
+    "npy mapped 10**12": (lambda path: files.load_matrix(path, mmap=True),
                           lambda: npy_header((10 ** 12, 9), "<f4") + b"a" * 8, "announces"),
-    "npy huge product": (formats.load_matrix, lambda: npy_header((1 << 47,) * 20, "<f4"),
+    "npy huge product": (files.load_matrix, lambda: npy_header((1 << 47,) * 20, "<f4"),
                          "announces"),
-    "npy evil header": (formats.load_vector, lambda: npy_header(
+    "npy evil header": (files.load_vector, lambda: npy_header(
         "__import__('os').system('touch MARKER')", "<f4"), "header"),
-    "npy deep header": (formats.load_vector, lambda: npy_header("(" * 20000, "<f4"), "header"),
-    "npy long header": (formats.load_vector, lambda: b"\x93NUMPY\x02\x00\xff\xff\xff\xffaaa",
+    "npy deep header": (files.load_vector, lambda: npy_header("(" * 20000, "<f4"), "header"),
+    "npy long header": (files.load_vector, lambda: b"\x93NUMPY\x02\x00\xff\xff\xff\xffaaa",
                         "header"),
-    "vector dim": (lambda path: formats.load_vector(path, 5), lambda: npy_bytes(np.ones(9)), "5"),
-    "vector matrix": (formats.load_vector, lambda: npy_bytes(np.ones((2, 3))), "shape"),
-    "vector nan": (formats.load_vector, lambda: npy_bytes(np.array([1, np.nan])), "NaN"),
-    "vector overflow": (formats.load_vector, lambda: npy_bytes(np.array([1e300])), "infinity"),
-    "vector int": (formats.load_vector, lambda: npy_bytes(np.arange(3)), "int"),
-    "vector objects": (formats.load_vector, lambda: npy_bytes(np.array([None])), "objects"),
-    "matrix vector": (formats.load_matrix, lambda: npy_bytes(np.ones(3)), "shape"),
+    "vector dim": (lambda path: files.load_vector(path, 5), lambda: npy_bytes(np.ones(9)), "5"),
+    "vector matrix": (files.load_vector, lambda: npy_bytes(np.ones((2, 3))), "shape"),
+    "vector nan": (files.load_vector, lambda: npy_bytes(np.array([1, np.nan])), "NaN"),
+    "vector overflow": (files.load_vector, lambda: npy_bytes(np.array([1e300])), "infinity"),
+    "vector int": (files.load_vector, lambda: npy_bytes(np.arange(3)), "int"),
+    "vector objects": (files.load_vector, lambda: npy_bytes(np.array([None])), "objects"),
+    "matrix vector": (files.load_matrix, lambda: npy_bytes(np.ones(3)), "shape"),
     # tables
     "plain table": (table_of, lambda: npy_bytes(np.ones((3, 4))), "float64"),
     "table truncated": (table_of, lambda: many_rows()[:-5000], "early"),
@@ -459,12 +459,12 @@ BAD = {
                      + b"N\x89]tb.", "header"),
     "table doubled": (table_of, lambda: object_table(ROWS[:1] * 3), "refers back"),
     # convnets
-    "vgg evil": (formats.load_vgg19, lambda: named("os.system", "touch MARKER"), "os.system"),
-    "vgg few": (formats.load_vgg19, lambda: pickle.dumps({"param values": [np.ones(3)]}, 2),
+    "vgg evil": (files.load_vgg19, lambda: named("os.system", "touch MARKER"), "os.system"),
+    "vgg few": (files.load_vgg19, lambda: pickle.dumps({"param values": [np.ones(3)]}, 2),
                 "1 arrays"),
-    "caffe cut": (formats.load_vgg19, lambda: b"\x0a\x05VGG\xff\xff\x12\xff\xff\xff\x7f\x00",
+    "caffe cut": (files.load_vgg19, lambda: b"\x0a\x05VGG\xff\xff\x12\xff\xff\xff\x7f\x00",
                   "over the end"),
-    "caffe none": (formats.load_vgg19, lambda: b"\x0a\x05VGG\xff\xff", "conv1_1"),
+    "caffe none": (files.load_vgg19, lambda: b"\x0a\x05VGG\xff\xff", "conv1_1"),
 }
 
 
@@ -482,9 +482,9 @@ def test_bad_files(case, tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["bad.bin"]      # nothing was executed, nothing left behind
 
 
-READERS = [formats.load_pickle, formats.load_options, formats.load_dictionary, arrays_of,
-           formats.array_names, formats.load_vector, formats.load_matrix, formats.is_object_table,
-           formats.table_shape, table_of, formats.load_vgg19]
+READERS = [files.load_pickle, files.load_options, files.load_dictionary, arrays_of,
+           files.array_names, files.load_vector, files.load_matrix, files.is_object_table,
+           files.table_shape, table_of, files.load_vgg19]
 
 
 @pytest.mark.parametrize("read", READERS)
@@ -505,9 +505,9 @@ def test_nothing_to_read(read, tmp_path):
 def test_damage_anywhere_is_one_error(tmp_path):
     """Cut or change a file at any place: the result is a value or the one exception."""
     table = object_table([np.full(3, i, np.float32) for i in range(4)])
-    samples = [(formats.load_pickle, (GOLDENS / "skipthoughts/bi_skip.npz.pkl").read_bytes()),
-               (formats.load_pickle, pickle.dumps({"a": np.arange(3.0), "b": {1, 2}}, 4)),
-               (arrays_of, WEIGHTS), (formats.load_vector, npy_bytes(np.ones(4))),
+    samples = [(files.load_pickle, (GOLDENS / "skipthoughts/bi_skip.npz.pkl").read_bytes()),
+               (files.load_pickle, pickle.dumps({"a": np.arange(3.0), "b": {1, 2}}, 4)),
+               (arrays_of, WEIGHTS), (files.load_vector, npy_bytes(np.ones(4))),
                (table_of, table)]
     random = np.random.RandomState(1)
     for read, content in samples:
@@ -526,7 +526,7 @@ def test_damage_anywhere_is_one_error(tmp_path):
 def mini_shapes():
     widths = {64: 2, 128: 3, 256: 4, 512: 5, 3: 3}
     shapes = {name: (widths[shape[0]], widths[shape[1]], 3, 3)
-              for name, shape in formats.VGG19_SHAPES.items() if len(shape) == 4}
+              for name, shape in files.VGG19_SHAPES.items() if len(shape) == 4}
     shapes.update(fc6=(5 * 2 * 2, 7), fc7=(7, 6), fc8=(6, 4))
     return shapes
 
@@ -616,7 +616,7 @@ def pack(value):
 
 
 def torch_state(key_width):
-    from storyteller.convnets import _TORCH_LAYERS
+    from storyteller.files.vgg19 import _TORCH_LAYERS
     state, arrays = b"", {}
     for prefix, (name, W, b) in zip(_TORCH_LAYERS, layers()):
         W = W.T if W.ndim == 2 else W[:, ::-1] if name == "conv1_1" else W
@@ -658,12 +658,12 @@ def torch_zip():
 
 
 def lasagne(tmp_path):
-    formats.save_vgg19_pickle(tmp_path / "lasagne.pkl", mini_params())
+    files.save_vgg19_pickle(tmp_path / "lasagne.pkl", mini_params())
     return (tmp_path / "lasagne.pkl").read_bytes()
 
 
 def check_params(path, source):
-    params, spec = formats.load_vgg19(path, MINI)
+    params, spec = files.load_vgg19(path, MINI)
     assert spec["source"] == source and len(params) == 38
     for found, expected in zip(params, mini_params()):
         assert found.dtype == np.float32 and found.flags.c_contiguous and found.flags.aligned
@@ -672,7 +672,7 @@ def check_params(path, source):
 
 
 def test_table_of_shapes():
-    shapes = formats.VGG19_SHAPES
+    shapes = files.VGG19_SHAPES
     assert len(shapes) == 19
     assert sum(int(np.prod(shape)) for shape in shapes.values()) == 143_652_544
     assert shapes["conv5_4"] == (512, 512, 3, 3) and shapes["fc6"] == (25088, 4096)
@@ -707,7 +707,7 @@ def test_torchvision(tmp_path, make):
 
 def keras(path, top=True, nested=False):
     h5py = pytest.importorskip("h5py")
-    from storyteller.convnets import _keras_name
+    from storyteller.files.vgg19 import _keras_name
     with h5py.File(path, "w") as file:
         root = file.create_group("model_weights") if nested else file
         for name, W, b in layers():
@@ -734,7 +734,7 @@ def test_keras(tmp_path, nested):
 def test_keras_without_top(tmp_path):
     path = keras(tmp_path / "vgg19_notop.h5", top=False)
     with pytest.raises(StorytellerError, match="vgg19_notop.h5.*fc1.*notop"):
-        formats.load_vgg19(path, MINI)
+        files.load_vgg19(path, MINI)
 
 
 def test_keras_links_lead_nowhere(tmp_path):
@@ -744,14 +744,14 @@ def test_keras_links_lead_nowhere(tmp_path):
         for name in ("block1_conv1", "block1_conv2"):
             file[name] = h5py.ExternalLink("other.h5", name)
     with pytest.raises(StorytellerError, match="bad.h5.*block1_conv1"):
-        formats.load_vgg19(tmp_path / "bad.h5", MINI)
+        files.load_vgg19(tmp_path / "bad.h5", MINI)
 
 
 def test_keras_without_h5py(tmp_path, monkeypatch):
     path = keras(tmp_path / "vgg19.h5")
     monkeypatch.setitem(sys.modules, "h5py", None)
     with pytest.raises(StorytellerError, match=r"pip install storyteller\[keras\]"):
-        formats.load_vgg19(path, MINI)
+        files.load_vgg19(path, MINI)
 
 
 @pytest.mark.parametrize("form", ["lasagne", "caffe", "torch_zip", "torch_legacy", "keras"])
@@ -760,16 +760,16 @@ def test_bad_convnets(tmp_path, form):
                "torch_zip": torch_zip, "torch_legacy": torch_legacy,
                "keras": lambda: keras(tmp_path / "k.h5").read_bytes()}[form]()
     with pytest.raises(StorytellerError, match="(?s)bad.bin.*conv1_1.*VGG-19"):
-        formats.load_vgg19(write(tmp_path, content))        # the shapes of the real network
+        files.load_vgg19(write(tmp_path, content))        # the shapes of the real network
     for part in (0.02, 0.3, 0.6, 0.9, 0.999):
         with pytest.raises(StorytellerError, match="bad.bin"):
-            formats.load_vgg19(write(tmp_path, content[:int(part * len(content))]), MINI)
+            files.load_vgg19(write(tmp_path, content[:int(part * len(content))]), MINI)
     random = np.random.RandomState(2)
     for _ in range(60):
         at = random.randint(len(content))
         changed = content[:at] + bytes([random.randint(256)]) + content[at + 1:]
         try:
-            formats.load_vgg19(write(tmp_path, changed), MINI)
+            files.load_vgg19(write(tmp_path, changed), MINI)
         except StorytellerError as error:
             assert "bad.bin" in str(error)
 
@@ -778,8 +778,8 @@ def test_foreign_global_in_torch_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evil = zip_bytes("vgg19/data.pkl", b"\x80\x02" + named("os.system", "touch MARKER"))
     with pytest.raises(StorytellerError, match="bad.bin.*os.system"):
-        formats.load_vgg19(write(tmp_path, evil))
+        files.load_vgg19(write(tmp_path, evil))
     legacy = torch_legacy().replace(b"ctorch._utils\n_rebuild_tensor_v2", b"ctorch._utils\nx", 1)
     with pytest.raises(StorytellerError, match="bad.bin.*torch._utils.x"):
-        formats.load_vgg19(write(tmp_path, legacy), MINI)
+        files.load_vgg19(write(tmp_path, legacy), MINI)
     assert os.listdir(tmp_path) == ["bad.bin"]

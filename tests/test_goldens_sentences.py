@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, embedding, formats, skipthoughts, text
+from storyteller import StorytellerError, embedding, files, skipthoughts, text
 from tests.conftest import GOLDENS, read_json
 
 SKIP, OBJECTS, JOINT = GOLDENS / "skipthoughts", GOLDENS / "object_tables", GOLDENS / "embedding"
@@ -64,8 +64,8 @@ def test_object_tables(tmp_path, monkeypatch, stv, sentences, encoded):
     for name in ("utable.npy", "btable.npy"):
         shutil.copy(OBJECTS / name, tmp_path)
     converted = []
-    real = formats.convert_object_table
-    monkeypatch.setattr(formats, "convert_object_table", lambda *a: converted.append(1) or real(*a))
+    real = files.convert_object_table
+    monkeypatch.setattr(files, "convert_object_table", lambda *a: converted.append(1) or real(*a))
     for _ in range(2):
         model = skipthoughts.load_model(SKIP, tmp_path)
     assert len(converted) == 2  # both tables, the first time only

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from recipes.compact import kneser_ney, passages, perplexity
-from storyteller import formats
+from storyteller import files
 from storyteller.training import losses
 
 N_WORDS = 9
@@ -90,7 +90,7 @@ def test_beside_a_decoder(tmp_path):
     p["ff_logit_W"][:] = 0
     p["ff_logit_b"][:] = np.log(np.arange(1, N_WORDS) / np.arange(1, N_WORDS).sum())
     np.savez(tmp_path / "decoder" / "romance.npz", **p)
-    formats.save_pickle(tmp_path / "decoder" / "romance.npz.pkl", {"n_words": N_WORDS - 1})
+    files.save_pickle(tmp_path / "decoder" / "romance.npz.pkl", {"n_words": N_WORDS - 1})
     closed = [[w if w < N_WORDS - 1 else 1 for w in text] for text in found["romance_heldout_part"]]
     cost = -np.mean([p["ff_logit_b"][w] for text in closed for w in (*text, 0)])
     rows = list(perplexity.measure(str(tmp_path), "decoder"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, cli, decoder, formats, skipthoughts, style, text
+from storyteller import StorytellerError, cli, decoder, files, skipthoughts, style, text
 from storyteller.training import commands, tasks, trainer, vocabulary
 from tests.test_training import NOUNS, VERBS, sentences
 
@@ -97,21 +97,21 @@ def final(path):
 
 def test_vocab(run, place, tmp_path):
     out = run("vocab", place / "novels", "-o", tmp_path / "words.pkl", "--max-words", 5)
-    words = formats.load_dictionary(tmp_path / "words.pkl")
+    words = files.load_dictionary(tmp_path / "words.pkl")
     assert sorted(words.values()) == [2, 3, 4, 5, 6] and out.startswith(f"{tmp_path / 'words.pkl'}: 5 of ")
     counts = vocabulary.load_counts(tmp_path / "words.pkl")
     assert sum(counts.values()) == 320 * 6 and counts["."] == 320
     out = run("vocab", place / "toy_train_caps.txt", "-o", tmp_path / "caps.pkl", "--captions")
-    assert "100.00 %" in out and "meets" in formats.load_dictionary(tmp_path / "caps.pkl")
+    assert "100.00 %" in out and "meets" in files.load_dictionary(tmp_path / "caps.pkl")
 
 
 def test_skipthoughts(model, run, place):
     loaded = skipthoughts.load_model(model)
     vectors = skipthoughts.encode(loaded, ["The cat sees the dog.", "nobody"])
     assert vectors.shape == (2, 36) and np.isfinite(vectors).all()
-    words = formats.load_dictionary(model / "dictionary.pkl")
+    words = files.load_dictionary(model / "dictionary.pkl")
     assert list(text.load_vocabulary(model / "dictionary.txt")[0]) == ["<eos>", "UNK", *words]
-    assert formats.load_options(model / "uni_skip.npz.pkl")["dim"] == 12
+    assert files.load_options(model / "uni_skip.npz.pkl")["dim"] == 12
     # The texts were read and encoded once for both.
     made = json.loads((model / "skipthoughts.data" / "made.json").read_text())
     assert set(made) == {"train.txt", "heldout.txt", "train.tokens.npy", "heldout.tokens.npy"}
@@ -152,8 +152,8 @@ def test_decoder_from_novels_to_words(trained, model, place, run, tmp_path):
     run("style", "make", place / "novels", "-o", tmp_path / "toy_style.npy", "--min-words", 5)
     dec = decoder.load_model(trained, place / "toy_dictionary.pkl")
     told = decoder.run_sampler(dec, style.load(tmp_path / "toy_style.npy", 36), beam_width=3, maxlen=12)
-    assert told and set(told.split()) <= set(formats.load_dictionary(place / "toy_dictionary.pkl"))
-    assert dec.options["n_words"] == len(formats.load_dictionary(place / "toy_dictionary.pkl")) + 2
+    assert told and set(told.split()) <= set(files.load_dictionary(place / "toy_dictionary.pkl"))
+    assert dec.options["n_words"] == len(files.load_dictionary(place / "toy_dictionary.pkl")) + 2
 
     line = ["evaluate", "decoder", place / "heldout.txt", "--model", trained, "--min-words", 6, "--max-words", 12,
             "--reconstruct", 5]
@@ -219,7 +219,7 @@ def test_a_decoder_of_given_word_vectors(place, model, run, tmp_path):
     (tmp_path / "given.txt").write_text(f"{len(names)} 8\n" + "\n".join(rows) + "\n")
     line = [*decoder_line(place, model, tmp_path / "toy.npz"), "--embeddings", tmp_path / "given.txt", "-q"]
     run(*line, "--updates", 1, "--lrate", "1e-9")
-    words = formats.load_dictionary(tmp_path / "toy_dictionary.pkl")
+    words = files.load_dictionary(tmp_path / "toy_dictionary.pkl")
     table = np.load(tmp_path / "toy.npz")["Wemb"]
     found = table[[words[name] for name in names[:-1]]]
     # As given but for one scale.
@@ -258,8 +258,8 @@ def test_starting_from_models(place, model, trained, run, tmp_path):
     path, line = tmp_path / "fine.npz", decoder_line(place, model, tmp_path / "fine.npz")
     line[2] = str(place / "heldout.txt")
     run(*line, "--init", trained, "--updates", 3)
-    before = formats.load_dictionary(place / "toy_dictionary.pkl")
-    assert formats.load_dictionary(tmp_path / "fine_dictionary.pkl") == before
+    before = files.load_dictionary(place / "toy_dictionary.pkl")
+    assert files.load_dictionary(tmp_path / "fine_dictionary.pkl") == before
     gap = np.abs(np.load(path)["Wemb"] - np.load(trained)["Wemb"]).max()
     assert 0 < gap < 0.05  # three steps of at most 0.01 from where the other ended
     assert "initial parameters" in run(*line, "--updates", 5, "--resume", fails=1)
@@ -434,7 +434,7 @@ def test_texts_with_the_word_unk(run, tmp_path):
 
 
 def test_a_dictionary_with_gaps(place, run, tmp_path):
-    formats.save_pickle(tmp_path / "gaps.pkl", {"the": 2, "cat": 4})
+    files.save_pickle(tmp_path / "gaps.pkl", {"the": 2, "cat": 4})
     line = ["train", "skipthoughts", place / "novels", "-o", "m", "--vocab", "gaps.pkl"]
     assert "without gaps" in run(*line, fails=1)
 

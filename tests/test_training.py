@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, decoder, embedding, evaluation, formats, skipthoughts, text
+from storyteller import StorytellerError, decoder, embedding, evaluation, files, skipthoughts, text
 from storyteller.training import corpus, tasks, trainer, vocabulary
 
 NOUNS, VERBS = ("cat", "dog", "man", "sea", "ship", "bird"), ("sees", "likes", "hears", "finds")
@@ -197,7 +197,7 @@ def test_killed_at_random_moments(data, tmp_path):
             with np.load(path) as archive:  # whole, whatever moment it was
                 assert archive["state"].size
         if Path(killed).exists():
-            formats.array_names(killed)
+            files.array_names(killed)
     assert kills
     process = start(killed)
     assert process.wait() == 0, process.stderr.read()
@@ -357,7 +357,7 @@ def test_starting_from_a_model(data, tmp_path):
     before, path = tmp_path / "before.npz", tmp_path / "toy.npz"
     vocabulary.save_dictionary(tmp_path / "before_dictionary.pkl", words, counts)
     trainer.Trainer(decoder_task(data, before, max_epochs=2), before).run(verbose=False)
-    saved = formats.load_arrays(before, formats.array_names(before))
+    saved = files.load_arrays(before, files.array_names(before))
     task = decoder_task(data, path, init=before, max_epochs=2)
     run = trainer.Trainer(task, path)
     assert run.p.keys() == saved.keys() and not int(run.optimiser.state["step"].get_value())

@@ -12,7 +12,7 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, evaluation, formats
+from storyteller import StorytellerError, evaluation, files
 from storyteller.training import corpus, vocabulary
 from storyteller.training.batches import (
     BucketedBatches,
@@ -218,7 +218,7 @@ def test_dictionary(tmp_path):
     golden = TRAINING / "vocab" / "dictionary.pkl"
     vocabulary.save_dictionary(tmp_path / "d.pkl", words, counts)
     for path in (golden, tmp_path / "d.pkl"):
-        assert list(formats.load_dictionary(path).items()) == list(words.items())
+        assert list(files.load_dictionary(path).items()) == list(words.items())
         assert list(vocabulary.load_counts(path).items()) == list(counts.items())
 
 
@@ -236,10 +236,10 @@ def test_small_vocabularies():
 
 
 def test_bad_counts(tmp_path):
-    formats.save_pickle(tmp_path / "one.pkl", {"a": 2})
+    files.save_pickle(tmp_path / "one.pkl", {"a": 2})
     with raises("one.pkl", "without counts"):
         vocabulary.load_counts(tmp_path / "one.pkl")
-    formats.save_pickle(tmp_path / "two.pkl", {"a": 2}, ["a"])
+    files.save_pickle(tmp_path / "two.pkl", {"a": 2}, ["a"])
     with raises("two.pkl", "no counts"):
         vocabulary.load_counts(tmp_path / "two.pkl")
     data = (tmp_path / "two.pkl").read_bytes()

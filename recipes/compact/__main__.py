@@ -14,7 +14,7 @@ import sys
 
 import numpy as np
 
-from storyteller import cli, compact, embedding, formats, skipthoughts, style, vgg
+from storyteller import cli, compact, embedding, files, skipthoughts, style, vgg
 from storyteller.errors import StorytellerError
 from storyteller.training import tasks, trainer, vocabulary
 from storyteller.training.commands import _counts
@@ -65,7 +65,7 @@ class Recipe:
         texts.write_groups(self.at("texts", "coco.txt"), texts.coco_groups(self.corpora))
         own = [group for _, group in captions.groups()]
         texts.write_groups(self.at("texts", "captions.txt"), own)
-        with formats.write_atomically(self.at("captions.txt")) as file:
+        with files.write_atomically(self.at("captions.txt")) as file:
             file.write("".join(f"{line}\n" for group in own for line in group).encode("ascii"))
         texts.some_works(self.at("texts", "romance"), self.at("texts", "some"))
         if not os.path.exists(self.at("words.pkl")):
@@ -112,11 +112,11 @@ class Recipe:
 
     def passages(self) -> None:
         """Passages of the romances, and the mean vector of each."""
-        words = formats.load_dictionary(self.at("words.pkl"))
+        words = files.load_dictionary(self.at("words.pkl"))
         model = skipthoughts.load_model(self.at("thoughts"))
         for name, keep, of in PARTS:
-            files = sorted(glob.glob(self.at("texts", name, "*.txt")))
-            passages.encode(files, words, N_WORDS, self.at("passages"), name)
+            works = sorted(glob.glob(self.at("texts", name, "*.txt")))
+            passages.encode(works, words, N_WORDS, self.at("passages"), name)
             passages.part(self.at("passages"), name, f"{name}_part", keep, of)
             passages.vectors(model, self.folder("vectors"), f"{name}_part", self.at("passages"))
 
@@ -128,7 +128,7 @@ class Recipe:
         x = pairs.views(joint, embedding.encode_sentences(joint, texts_, batch_size=512),
                         skipthoughts.encode(model, texts_, batch_size=512), examples[0])
         styles = {name: style.load(self.at("styles", f"{name}_style.npy")) for name in (*STYLES, "caption")}
-        words = ["<eos>", "UNK", *formats.load_dictionary(self.at("words.pkl"))][:N_WORDS]
+        words = ["<eos>", "UNK", *files.load_dictionary(self.at("words.pkl"))][:N_WORDS]
         pairs.make(self.at("passages"), [pairs.Source(name, styles[name], *TOLD[name]) for name in STYLES], words,
                    CLASSES, KINDS, (x, examples[1]), styles["caption"], "told", self.at("vectors"))
         with np.load(self.at("vectors", "whitening.npz")) as whitening:
@@ -137,7 +137,7 @@ class Recipe:
                                     whitening["P"], self.at("vectors", f"{name}_white.vectors.npy"))
 
     def _decoder(self, stage: str, source: str, vectors: str, init: str | None = None) -> None:
-        words = formats.load_dictionary(self.at("words.pkl"))
+        words = files.load_dictionary(self.at("words.pkl"))
         (train, rows), heldout = ((EncodedCorpus(self.at("passages", name)),
                                    np.load(self.at("vectors", f"{of}.vectors.npy"), mmap_mode="r"))
                                   for name, of in ((source, vectors),

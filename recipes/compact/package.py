@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from storyteller import decoder, embedding, formats, skipthoughts
+from storyteller import decoder, embedding, files, skipthoughts
 from storyteller.errors import StorytellerError
 
 from . import pairs
@@ -23,13 +23,13 @@ def _half(array: np.ndarray, name: str) -> np.ndarray:
 
 
 def _copy_arrays(source: str, target: str, names: Iterable[str]) -> None:
-    arrays = formats.load_arrays(source, list(names))
-    formats.save_arrays(target, **{name: _half(array, f"{source}: {name}") for name, array in arrays.items()})
+    arrays = files.load_arrays(source, list(names))
+    files.save_arrays(target, **{name: _half(array, f"{source}: {name}") for name, array in arrays.items()})
 
 
 def _copy_table(source: str, target: str) -> None:
-    table = _half(formats.load_matrix(source), source)
-    with formats.write_atomically(target) as file:
+    table = _half(files.load_matrix(source), source)
+    with files.write_atomically(target) as file:
         np.save(file, table, allow_pickle=False)
 
 
@@ -41,40 +41,40 @@ def copy_skipthoughts(folders: Iterable[str], target: str) -> None:
             path = os.path.join(folder, name)
             if not os.path.exists(path):
                 continue
-            options = formats.load_options(f"{path}.pkl")
+            options = files.load_options(f"{path}.pkl")
             shapes = skipthoughts.parameter_shapes(options, f"{path}.pkl", prefixes)
             _copy_arrays(path, os.path.join(target, name), shapes)
-            formats.save_pickle(os.path.join(target, f"{name}.pkl"), options)
+            files.save_pickle(os.path.join(target, f"{name}.pkl"), options)
             table = "btable.npy" if name.startswith("bi") else "utable.npy"
             _copy_table(os.path.join(folder, table), os.path.join(target, table))
         with open(os.path.join(folder, "dictionary.txt"), "rb") as file:
             texts.add(file.read())
     if len(texts) != 1:
         raise StorytellerError("the two skip-thoughts models have different dictionaries: train both with one")
-    with formats.write_atomically(os.path.join(target, "dictionary.txt")) as file:
+    with files.write_atomically(os.path.join(target, "dictionary.txt")) as file:
         file.write(texts.pop())
 
 
 def copy_decoder(source: str, whitening: str, dictionary: str, target: str) -> None:
     """``source`` is an archive of the trainer that reads whitened vectors; written as romance.npz."""
-    options = formats.load_options(f"{source}.pkl")
-    arrays = formats.load_arrays(source, list(decoder.parameter_shapes(options, f"{source}.pkl")))
+    options = files.load_options(f"{source}.pkl")
+    arrays = files.load_arrays(source, list(decoder.parameter_shapes(options, f"{source}.pkl")))
     with np.load(whitening) as given:
         arrays = pairs.folded(arrays, given["m"], given["P"])
-    formats.save_arrays(os.path.join(target, "romance.npz"),
+    files.save_arrays(os.path.join(target, "romance.npz"),
                         **{name: _half(array, f"{source}: {name}") for name, array in arrays.items()})
-    formats.save_pickle(os.path.join(target, "romance.npz.pkl"), options)
-    words = {word: i for word, i in formats.load_dictionary(dictionary).items() if i < options["n_words"]}
-    formats.save_pickle(os.path.join(target, "romance_dictionary.pkl"), words)
+    files.save_pickle(os.path.join(target, "romance.npz.pkl"), options)
+    words = {word: i for word, i in files.load_dictionary(dictionary).items() if i < options["n_words"]}
+    files.save_pickle(os.path.join(target, "romance_dictionary.pkl"), words)
 
 
 def copy_embedding(source: str, target: str) -> None:
     """``source`` is an archive of the trainer; written as embedding.npz."""
-    options = formats.load_options(f"{source}.pkl")
+    options = files.load_options(f"{source}.pkl")
     _copy_arrays(source, os.path.join(target, "embedding.npz"), embedding.parameter_shapes(options, f"{source}.pkl"))
-    formats.save_pickle(os.path.join(target, "embedding.npz.pkl"), options)
-    formats.save_pickle(os.path.join(target, "embedding.npz.dictionary.pkl"),
-                        formats.load_dictionary(f"{source}.dictionary.pkl"))
+    files.save_pickle(os.path.join(target, "embedding.npz.pkl"), options)
+    files.save_pickle(os.path.join(target, "embedding.npz.dictionary.pkl"),
+                        files.load_dictionary(f"{source}.dictionary.pkl"))
 
 
 def copy_styles(source: str, target: str) -> None:

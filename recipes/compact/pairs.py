@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from storyteller import embedding
-from storyteller.formats import write_atomically
+from storyteller.files import write_atomically
 from storyteller.training.corpus import EncodedCorpus
 
 from . import passages

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from storyteller.formats import write_atomically
+from storyteller.files import write_atomically
 from storyteller.layers import unit_rows
 from storyteller.progress import progress_bar
 from storyteller.text import split_sentences, tokenize_words

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from storyteller import formats
+from storyteller import files
 from storyteller.decoder import Decoder
 from storyteller.training.commands import perplexity
 from storyteller.training.corpus import EncodedCorpus
@@ -31,7 +31,7 @@ def measure(work: str, stage: str) -> Iterator[tuple[str, float, int]]:
         return EncodedCorpus(os.path.join(work, "passages", name))
 
     archive = os.path.join(work, stage, "romance.npz")
-    settings = formats.load_options(f"{archive}.pkl")
+    settings = files.load_options(f"{archive}.pkl")
     n_words = settings["n_words"]
     with np.load(archive) as arrays:
         dec = Decoder(settings, dict(arrays), ["<eos>"] * n_words)

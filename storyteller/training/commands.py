@@ -286,14 +286,14 @@ def _vocab(options: argparse.Namespace) -> int:
 def _words(options: argparse.Namespace, n_words: int, texts: Iterable[str], verbose: bool,
            ) -> tuple[dict[str, int], dict[str, int]]:
     """Indices from 2 to below n_words, and counts (none for a dictionary without them)."""
-    from .. import formats
+    from .. import files
     from . import vocabulary
     if n_words < 3:
         raise StorytellerError(f"option 'n_words' is {n_words}: expected at least 3, <eos>, UNK and a word")
     if options.vocab is None:
         words, counts = vocabulary.build(texts, None, 1, verbose)
     else:
-        words = formats.load_dictionary(options.vocab)
+        words = files.load_dictionary(options.vocab)
         try:
             counts = vocabulary.load_counts(options.vocab)
         except StorytellerError as error:
@@ -366,12 +366,12 @@ class WorkFolder:
         return os.path.join(self.path, name)
 
     def _note(self, name: str, key: str) -> None:
-        from .. import formats
+        from .. import files
         self._made[name] = key
-        with formats.write_atomically(self._file("made.json")) as file:
+        with files.write_atomically(self._file("made.json")) as file:
             file.write(json.dumps(self._made, indent=1).encode())
 
-    def texts(self, name: str, kind: str, files: Sequence[str], make: Callable[[], Iterable[str]]) -> None:
+    def texts(self, name: str, kind: str, sources: Sequence[str], make: Callable[[], Iterable[str]]) -> None:
         """Write tokenised texts, one a line.
 
         Parameters
@@ -380,16 +380,16 @@ class WorkFolder:
             ``'train'`` or ``'heldout'``.
         kind : str
             Everything but the files that the texts depend on.
-        files : sequence of str
+        sources : sequence of str
         make : callable
             Gives the texts.
         """
-        from .. import cache, formats
+        from .. import cache, files
         from ..progress import progress_bar
-        target, key = f"{name}.txt", f"{kind} {cache.fingerprint(*files)}"
+        target, key = f"{name}.txt", f"{kind} {cache.fingerprint(*sources)}"
         if self._made.get(target) == key and os.path.exists(self._file(target)):
             return
-        with formats.write_atomically(self._file(target)) as file, \
+        with files.write_atomically(self._file(target)) as file, \
                 progress_bar(None, f"reading {name} texts", "text", self._verbose) as bar:
             for text in make():
                 file.write(f"{text}\n".encode())
@@ -421,7 +421,7 @@ class WorkFolder:
         An interrupted encoding goes on where it stopped.  `context` 'sentences': the mean of the vectors of
         a text's sentences, which stand apart by tabs.
         """
-        from .. import formats
+        from .. import files
         from ..progress import progress_bar
         target, key = f"{name}.vectors.npy", f"{self._made[f'{name}.txt']} {model_key}"
         if context != "passage":
@@ -429,7 +429,7 @@ class WorkFolder:
         path, part, shape = self._file(target), self._file(f"{target}.part"), (count, model.dim)
         if self._made.get(target) == key:
             try:
-                found = formats.load_matrix(path, mmap=True)
+                found = files.load_matrix(path, mmap=True)
                 if found.shape == shape:
                     return found
             except StorytellerError as error:
@@ -441,7 +441,7 @@ class WorkFolder:
             with open(part, "r+b" if same else "w+b") as file:
                 size = file.seek(0, os.SEEK_END)
                 file.seek(0)
-                formats.save_npy_header(file, shape)
+                files.save_npy_header(file, shape)
                 header = file.tell()
                 # Whole chunks only: the same texts are encoded side by side as without an interruption.
                 start = min(count, max(0, size - header) // (4 * model.dim)) // _CHUNK * _CHUNK
@@ -460,7 +460,7 @@ class WorkFolder:
             raise StorytellerError(f"{part}: cannot be written ({error.strerror}); what is encoded so far is "
                                    "kept, so make room and start again") from error
         self._note(target, key)
-        return formats.load_matrix(path, mmap=True)
+        return files.load_matrix(path, mmap=True)
 
 
 def _encoded(model: Any, passages: Sequence[str], context: str, verbose: bool = False) -> np.ndarray:
@@ -683,8 +683,8 @@ def _read_captions(path: str) -> list[str]:
 
 
 def _read_features(path: str, captions: Sequence[str], caption_file: str) -> np.ndarray:
-    from .. import formats
-    features = formats.load_matrix(path, mmap=True)
+    from .. import files
+    features = files.load_matrix(path, mmap=True)
     if len(features) != len(captions):
         hint = ("repeat each image's row for its five captions: numpy.repeat(features, 5, axis=0)"
                 if 5 * len(features) == len(captions) else "check whether files were swapped")
@@ -815,7 +815,7 @@ def perplexity(dec: Any, sequences: Sequence[np.ndarray], vectors: np.ndarray, b
 
 
 def _evaluate_decoder(options: argparse.Namespace) -> int:
-    from .. import decoder, evaluation, formats, text
+    from .. import decoder, evaluation, files, text
     from ..progress import progress_bar
     from . import corpus, tasks
     if options.reconstruct < 0:
@@ -833,7 +833,7 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
     # The vectors that it was trained to write from.
     vectors = _encoded(model, passages, dec.options.get("context", "passage"), verbose=not options.quiet)
     passages = [passage.replace("\t", " ") for passage in passages]
-    words = formats.load_dictionary(dictionary)
+    words = files.load_dictionary(dictionary)
     sequences = [np.array(text.word_indices(passage.split(), words, len(dec.vocabulary)), dtype=np.int64)
                  for passage in passages]
     value, n_words = perplexity(dec, sequences, vectors, verbose=not options.quiet)

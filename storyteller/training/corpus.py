@@ -23,7 +23,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import StorytellerError
-from ..pickles import AGAIN, check_readable, write_atomically, wrong_kind
+from ..files import AGAIN, check_readable, write_atomically, wrong_kind
 from ..progress import progress_bar
 from ..text import split_sentences, tokenize_words, word_indices
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import evaluation, formats, text
+from .. import evaluation, files, text
 from ..errors import StorytellerError
 from . import losses
 from .batches import BucketedBatches, prepare_data, prepare_triplets
@@ -334,9 +334,9 @@ class SkipThoughtsTask(_WordTask):
         _save_model(self.archive, params, {**o, "saveto": os.path.basename(self.archive)})
         table = params["Wemb"][:len(self._words)]
         name = "btable.npy" if o["bidirectional"] else "utable.npy"
-        with formats.write_atomically(os.path.join(self._folder, name)) as file:
+        with files.write_atomically(os.path.join(self._folder, name)) as file:
             np.save(file, table, allow_pickle=False)
-        with formats.write_atomically(os.path.join(self._folder, "dictionary.txt")) as file:
+        with files.write_atomically(os.path.join(self._folder, "dictionary.txt")) as file:
             file.write("".join(f"{word}\n" for word in self._words[:len(table)]).encode("utf-8"))
 
     def sample(self, params: dict[str, np.ndarray]) -> list[str]:
@@ -474,7 +474,7 @@ def _check_words(dictionary: str, names: Sequence[str], archive: str | os.PathLi
         found = text.read_lines(dictionary)
     else:
         # A dictionary may number more words than its model has.
-        found = _by_index(formats.load_dictionary(dictionary), len(names))
+        found = _by_index(files.load_dictionary(dictionary), len(names))
     if len(found) != len(names) or found[2:] != list(names[2:]):
         at = next((i for i, (a, b) in enumerate(zip(found, names)) if i > 1 and a != b), min(len(found), len(names)))
         there, here = (repr(rows[at]) if at < len(rows) and rows[at] else "no word" for rows in (found, names))
@@ -510,7 +510,7 @@ def _check_arrays(shapes: Mapping[str, tuple], archive: str | os.PathLike, savet
     if os.path.realpath(path) == os.path.realpath(saveto):
         raise StorytellerError(f"{path}: is the model to start from, and would be overwritten; choose another place "
                                "for the new one")
-    found = formats.array_names(path)
+    found = files.array_names(path)
     again = "start from a model of the same kind, with the same options"
     for name in shapes:
         if name not in found:
@@ -528,7 +528,7 @@ def _check_arrays(shapes: Mapping[str, tuple], archive: str | os.PathLike, savet
 def _initial(params: Mapping[str, np.ndarray], archive: str | os.PathLike, saveto: str) -> dict[str, np.ndarray]:
     """A model's arrays in place of `params`; all names and shapes must be equal."""
     _check_arrays({name: array.shape for name, array in params.items()}, archive, saveto)
-    return formats.load_arrays(archive, list(params))
+    return files.load_arrays(archive, list(params))
 
 
 def _crc(*arrays: np.ndarray) -> int:
@@ -546,5 +546,5 @@ def _some_batches(lengths: np.ndarray, options: Mapping[str, Any]) -> list[np.nd
 
 
 def _save_model(path: str, params: dict[str, np.ndarray], options: Mapping[str, Any]) -> None:
-    formats.save_pickle(f"{path}.pkl", dict(options))
-    formats.save_arrays(path, **params)
+    files.save_pickle(f"{path}.pkl", dict(options))
+    files.save_arrays(path, **params)

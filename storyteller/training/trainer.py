@@ -19,7 +19,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .. import formats
+from .. import files
 from ..errors import StorytellerError
 from ..progress import progress_bar
 from . import losses, optimise
@@ -185,7 +185,7 @@ class Trainer:
         arrays = {f"p/{name}": value.get_value(borrow=True) for name, value in self.p.items()}
         arrays.update({f"o/{name}": value.get_value(borrow=True) for name, value in self.optimiser.state.items()})
         text = np.frombuffer(json.dumps(state).encode("utf-8"), dtype=np.uint8)
-        with formats.write_atomically(checkpoint_path(self.saveto), sync=True) as file:
+        with files.write_atomically(checkpoint_path(self.saveto), sync=True) as file:
             np.savez(file, state=text, **arrays)
         self._written = self.update
 
@@ -387,7 +387,7 @@ class _Log:
                 for row in csv.DictReader(file):
                     if (row.get("update") or "").isdigit() and int(row["update"]) <= update:
                         kept.append(row)
-        with formats.write_atomically(self._path) as file:
+        with files.write_atomically(self._path) as file:
             lines = [",".join(COLUMNS)] + [",".join(row.get(name) or "" for name in COLUMNS) for row in kept]
             file.write(("\n".join(lines) + "\n").encode("utf-8"))
 
@@ -431,5 +431,5 @@ def plot_log(path: str | os.PathLike, output: str | os.PathLike) -> None:
             axes.plot(*zip(*points), label=name)
     axes.set_xlabel("update")
     axes.legend()
-    with formats.write_atomically(output) as file:
+    with files.write_atomically(output) as file:
         figure.savefig(file, format=Path(output).suffix.lstrip(".") or "png")

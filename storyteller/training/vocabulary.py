@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from .. import formats
+from .. import files
 from ..errors import StorytellerError
+from ..files import open_file
+from ..files.unpickle import Machine
 from ..layers import init_matrix
-from ..pickles import Machine, open_file
 from ..progress import progress_bar
 from ..text import build_dictionary
 
@@ -102,14 +103,14 @@ def coverage(words: Mapping[str, int], counts: Mapping[str, int], n_words: int |
 def save_dictionary(path: str | os.PathLike, words: Mapping[str, int], counts: Mapping[str, int]) -> None:
     """Write a dictionary and its counts: two pickles in one file, as the original does.
 
-    ``formats.load_dictionary`` reads the first, :func:`load_counts` the second.
+    ``files.load_dictionary`` reads the first, :func:`load_counts` the second.
 
     Raises
     ------
     StorytellerError
         If the file cannot be written.
     """
-    formats.save_pickle(path, OrderedDict(words), OrderedDict(counts))
+    files.save_pickle(path, OrderedDict(words), OrderedDict(counts))
 
 
 def load_counts(path: str | os.PathLike) -> dict[str, int]:
@@ -124,7 +125,7 @@ def load_counts(path: str | os.PathLike) -> dict[str, int]:
     StorytellerError
         If the file is missing, damaged, or has a dictionary without counts.
     """
-    formats.load_dictionary(path)  # its errors are the clearer ones
+    files.load_dictionary(path)  # its errors are the clearer ones
     what = "a dictionary with counts (two pickled dicts)"
     with open_file(path, what) as file:
         size = os.fstat(file.fileno()).st_size
@@ -366,7 +367,7 @@ def load_word_vectors(path: str | os.PathLike, limit: int | None = None) -> Any:
             return load_facebook_vectors(name)
         kind = _vector_kind(name, head)
         if kind is None:
-            raise StorytellerError(f"{name}: this is {formats.describe(name)}; expected {what}, so check whether "
+            raise StorytellerError(f"{name}: this is {files.describe(name)}; expected {what}, so check whether "
                                    "files were swapped")
         vectors = KeyedVectors.load_word2vec_format(
             name, binary=kind == "binary", no_header=kind == "bare", limit=limit, unicode_errors="replace")

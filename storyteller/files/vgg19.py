@@ -23,8 +23,8 @@ from typing import Any, BinaryIO, Callable
 
 import numpy as np
 
-from .errors import StorytellerError
-from .pickles import (
+from ..errors import StorytellerError
+from .unpickle import (
     AGAIN,
     Machine,
     check_readable,

@@ -5,8 +5,8 @@ says, trusts a size that a file declares, or lets a failure through as anything 
 `StorytellerError` that names the file, what was expected, and what to do next.  Savers write under
 a temporary name and move the finished file into place.
 
-The machine that reads pickles is in `storyteller.pickles`, the weights of the convnet are in
-`storyteller.convnets`; this room is the face of both.
+The machine that reads pickles is in `storyteller.files.unpickle`, the weights of the convnet are in
+`storyteller.files.vgg19`; this room is the face of both.
 
 Examples
 --------
@@ -33,9 +33,8 @@ from typing import Any, BinaryIO, Callable, NamedTuple, Optional
 
 import numpy as np
 
-from .convnets import VGG19_SHAPES, load_torch_state, load_vgg19, save_vgg19_pickle
-from .errors import StorytellerError
-from .pickles import (
+from ..errors import StorytellerError
+from .unpickle import (
     AGAIN,
     Machine,
     TableMachine,
@@ -45,6 +44,7 @@ from .pickles import (
     write_atomically,
     wrong_kind,
 )
+from .vgg19 import VGG19_SHAPES, load_torch_state, load_vgg19, save_vgg19_pickle
 
 __all__ = [
     "VGG19_SHAPES", "array_names", "convert_object_table", "describe", "int_option",

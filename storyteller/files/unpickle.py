@@ -7,7 +7,7 @@ reads no more than the file holds, whatever sizes the file declares, so a damage
 costs an error and nothing more.
 
 This room also opens, recognises and replaces files (`open_file`, `sniff`, `write_atomically`),
-because `storyteller.formats` and `storyteller.convnets` both stand on that.
+because `storyteller.files` and `storyteller.files.vgg19` both stand on that.
 
 Opcodes and the encoding of their arguments: documentation of the standard library's `pickletools`.
 """
@@ -26,7 +26,7 @@ from typing import Any, BinaryIO, Callable
 
 import numpy as np
 
-from .errors import StorytellerError
+from ..errors import StorytellerError
 
 CHUNK = 1 << 20
 MAX_DEPTH = 100             # deeper nesting than any model file has
