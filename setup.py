@@ -19,7 +19,7 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.9,<3.15",
     packages=find_packages(include=["storyteller", "storyteller.*"]),
-    package_data={"storyteller": ["data/punkt/*", "compact/*.np[yz]", "compact/*.pkl", "compact/*.txt",
+    package_data={"storyteller": ["py.typed", "data/punkt/*", "compact/*.np[yz]", "compact/*.pkl", "compact/*.txt",
                                   "compact/NOTICE"]},
     install_requires=[
         f"Theano==1.0.5; {OLD}",
