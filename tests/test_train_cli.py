@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, cli, decoder, files, skipthoughts, style, text
-from storyteller.training import commands, tasks, trainer, vocabulary
+from storyteller import StorytellerError, cli, decoder, evaluation, files, skipthoughts, style, text
+from storyteller.cli import train
+from storyteller.training import prepare, tasks, trainer, vocabulary
 from tests.test_training import NOUNS, VERBS, sentences
 
 TINY = ["--dim", "12", "--dim-word", "8", "--batch-size", "16", "--lrate", "0.01", "--warmup", "5", "--disp-freq",
@@ -124,22 +125,22 @@ def test_skipthoughts(model, run, place):
 
 
 def test_the_default_of_two_directions():
-    parser = commands.fill(cli._parser("x", "y"), "train", cli._add_common)
+    parser = train.parser()
     for flags, dim in (([], 2400), (["--bidirectional"], 1200), (["--bidirectional", "--dim", "7"], 7)):
         options = parser.parse_args(["skipthoughts", "t.txt", "-o", "models", *flags])
-        assert commands._given(options, tasks.SKIPTHOUGHTS)["dim"] == dim
+        assert train.given_options(options, tasks.SKIPTHOUGHTS)["dim"] == dim
 
 
 @pytest.mark.parametrize("name, defaults", [("skipthoughts", tasks.SKIPTHOUGHTS), ("decoder", tasks.DECODER),
                                             ("embedding", tasks.EMBEDDING)])
 def test_every_option_is_a_flag(name, defaults, capsys):
-    parser = commands.fill(cli._parser("x", "y"), "train", cli._add_common)
+    parser = train.parser()
     texts = [] if name == "embedding" else ["t.txt"]
     for option, default in defaults.items():
         value = [] if isinstance(default, bool) else [str(default)]
         options = parser.parse_args([name, *texts, "-o", "x.npz", f"--{option}", *value])
         assert getattr(options, option) == (True if isinstance(default, bool) else default)
-        assert commands._given(options, defaults)[option] == getattr(options, option)
+        assert train.given_options(options, defaults)[option] == getattr(options, option)
     with pytest.raises(SystemExit):
         cli.main(["train", name, "--help"])
     shown = capsys.readouterr().out
@@ -288,10 +289,10 @@ def test_starting_from_models(place, model, trained, run, tmp_path):
 
 
 def test_vectors_go_on_where_they_stopped(place, model, tmp_path, monkeypatch):
-    monkeypatch.setattr(commands, "_CHUNK", 8)
+    monkeypatch.setattr(prepare, "_CHUNK", 8)
     encoder = skipthoughts.load_model(model)
     lines = sentences(30)
-    work = commands.WorkFolder(tmp_path / "data", verbose=False)
+    work = prepare.WorkFolder(tmp_path / "data", verbose=False)
     work.texts("train", "sentences", [str(place / "heldout.txt")], lambda: lines)
     real, calls = skipthoughts.encode, []
 
@@ -304,7 +305,7 @@ def test_vectors_go_on_where_they_stopped(place, model, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         work.vectors("train", encoder, "key", 30)
     assert not (tmp_path / "data" / "train.vectors.npy").exists()
-    again = commands.WorkFolder(tmp_path / "data", verbose=False)
+    again = prepare.WorkFolder(tmp_path / "data", verbose=False)
     vectors = again.vectors("train", encoder, "key", 30)
     assert calls == [8, 8, 8, 8, 6]  # the third chunk again, and no other
     np.testing.assert_allclose(vectors, real(encoder, lines), atol=1e-6)
@@ -447,7 +448,7 @@ def test_perplexity_of_an_unsure_decoder():
 
         def step(self, words, state):
             return np.zeros((len(words), 7), np.float32), state
-    value, words = commands.perplexity(Unsure(), [np.array([2, 3]), np.array([4]), np.array([1, 2, 3])],
+    value, words = evaluation.perplexity(Unsure(), [np.array([2, 3]), np.array([4]), np.array([1, 2, 3])],
                                        np.zeros((3, 5), np.float32), batch_size=2)
     assert value == pytest.approx(7) and words == 9
     with pytest.raises(StorytellerError):

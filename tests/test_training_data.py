@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from storyteller import StorytellerError, evaluation, files
+from storyteller.evaluation import ranking
 from storyteller.training import corpus, vocabulary
 from storyteller.training.batches import (
     BucketedBatches,
@@ -591,7 +592,7 @@ def test_ranking(case, monkeypatch):
     with np.load(GOLDENS / "embedding" / "ranking.npz") as given:
         images, captions = given[case["case"] + "_images"], given[case["case"] + "_captions"]
     for block in (1 << 24, 700):
-        monkeypatch.setattr(evaluation, "_BLOCK", block)
+        monkeypatch.setattr(ranking, "_BLOCK", block)
         assert list(evaluation.i2t(images, captions, case["npts"])) == case["i2t"]
         assert list(evaluation.t2i(images, captions, case["npts"])) == case["t2i"]
 

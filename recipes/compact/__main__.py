@@ -17,8 +17,8 @@ import numpy as np
 from storyteller import cli, compact, embedding, files, skipthoughts, style, vgg
 from storyteller.errors import StorytellerError
 from storyteller.training import tasks, trainer, vocabulary
-from storyteller.training.commands import _counts
 from storyteller.training.corpus import EncodedCorpus
+from storyteller.training.prepare import count_indices
 
 from . import captions, convnet, features, package, pairs, passages, texts
 from .captions.families import CLASSES, KINDS
@@ -143,7 +143,7 @@ class Recipe:
                                   for name, of in ((source, vectors),
                                                    ("romance_heldout_part", "romance_heldout_part_white")))
         saveto = os.path.join(self.folder(stage), "romance.npz")
-        counts = _counts(train, N_WORDS)
+        counts = count_indices(train, N_WORDS)
         vocabulary.save_dictionary(tasks.decoder_dictionary(saveto), words,
                                    {word: int(counts[i]) for word, i in words.items() if i < N_WORDS})
         # Passages of a novel with their own vectors do not tell when enough was learnt about pictures: the last

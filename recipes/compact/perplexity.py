@@ -14,7 +14,7 @@ import numpy as np
 
 from storyteller import files
 from storyteller.decoder import Decoder
-from storyteller.training.commands import perplexity
+from storyteller.evaluation import perplexity
 from storyteller.training.corpus import EncodedCorpus
 
 from . import kneser_ney

@@ -1,9 +1,7 @@
-"""Evaluation: ranking of images and sentences, BLEU, and transfer of sentence vectors.
+"""Transfer: what can be learned from frozen sentence vectors, and the data sets it is measured on.
 
-Ranking is that of Kiros, Salakhutdinov & Zemel (2014, arXiv:1411.2539, section 3.2); transfer is
-that of Kiros et al. ("Skip-Thought Vectors", 2015, section 3): a linear classifier on frozen
-vectors, its regularisation chosen by cross-validation.  For the nearest sentences of a query
-use :func:`storyteller.embedding.nearest`, with vectors of unit norm for the cosine.
+As in Kiros et al. ("Skip-Thought Vectors", 2015, section 3): a linear classifier on frozen vectors,
+its regularisation chosen by cross-validation.
 """
 from __future__ import annotations
 
@@ -15,152 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StorytellerError
-from .files import check_readable, open_file
+from ..errors import StorytellerError
+from ..files import check_readable, open_file
 
-__all__ = ["bleu", "classify", "i2t", "load_binary", "load_msrp", "load_sick", "load_trec",
-           "pair_features", "relatedness", "t2i"]
-
-PER_IMAGE = 5           # captions of an image, in the data sets of the paper
-_BLOCK = 1 << 24        # scores held at a time
 CS = (1.0, 4.0, 16.0, 64.0, 256.0)
-
-
-# Ranking.
-
-def i2t(images: np.ndarray, captions: np.ndarray, npts: int | None = None,
-        ) -> tuple[float, float, float, float]:
-    """Rank the captions for each image; the best placed of its five counts.
-
-    Parameters
-    ----------
-    images : array (5 n, dim) float32 or float64
-        Joint vectors of images, each repeated for its five captions (one row in five is used).
-    captions : array (5 n, dim)
-        Joint vectors of captions, in the order of the images.
-    npts : int, optional
-        Use only the first so many images as queries; every caption stays a candidate.  By
-        default all: rows // 5.
-
-    Returns
-    -------
-    R@1, R@5, R@10 : float
-        Share of queries whose rank is at most 1, 5, 10, in percent.
-    median : float
-        Median rank, floor(median) + 1 with ranks from 0.
-
-    Raises
-    ------
-    StorytellerError
-        If the shapes do not fit, or there are fewer than five rows or `npts` images.
-    """
-    images, captions, npts = _ranked(images, captions, npts)
-    ranks = np.empty(npts, dtype=np.int64)
-    targets = np.arange(npts * PER_IMAGE).reshape(npts, PER_IMAGE)
-    for first, last in _blocks(npts, len(captions)):
-        scores = images[first * PER_IMAGE:last * PER_IMAGE:PER_IMAGE] @ captions.T
-        ranks[first:last] = np.min([_ranks(scores, targets[first:last, j]) for j in range(PER_IMAGE)], axis=0)
-    return _recalls(ranks)
-
-
-def t2i(images: np.ndarray, captions: np.ndarray, npts: int | None = None,
-        ) -> tuple[float, float, float, float]:
-    """Rank the images for each caption.
-
-    Parameters, returns and errors are as for :func:`i2t`; the queries are the five captions of
-    each of the first `npts` images, the candidates one row in five of all images.
-    """
-    images, captions, npts = _ranked(images, captions, npts)
-    candidates = np.ascontiguousarray(images[::PER_IMAGE])
-    queries = npts * PER_IMAGE
-    ranks = np.empty(queries, dtype=np.int64)
-    targets = np.arange(queries) // PER_IMAGE
-    for first, last in _blocks(queries, len(candidates)):
-        ranks[first:last] = _ranks(captions[first:last] @ candidates.T, targets[first:last])
-    return _recalls(ranks)
-
-
-def _ranked(images: np.ndarray, captions: np.ndarray, npts: int | None) -> tuple[np.ndarray, np.ndarray, int]:
-    images, captions = np.asarray(images), np.asarray(captions)
-    if images.ndim != 2 or images.shape != captions.shape:
-        raise StorytellerError(f"images have shape {images.shape} and captions {captions.shape}: expected one row "
-                               "of images for each caption, of one length (repeat an image for its captions)")
-    if not (np.isfinite(images).all() and np.isfinite(captions).all()):
-        raise StorytellerError("images or captions hold NaN or infinity: expected joint vectors; check the model")
-    most = len(images) // PER_IMAGE
-    npts = most if npts is None else npts
-    if not 1 <= npts <= most:
-        raise StorytellerError(f"npts is {npts} with {len(images)} rows: expected 1 to {most} images of "
-                               f"{PER_IMAGE} captions each")
-    return images, captions, int(npts)
-
-
-def _blocks(queries: int, candidates: int) -> Iterator[tuple[int, int]]:
-    step = max(1, _BLOCK // max(1, candidates))
-    return ((first, min(queries, first + step)) for first in range(0, queries, step))
-
-
-def _ranks(scores: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Rank from 0 of column targets[i] in row i; of equal scores the later column is first."""
-    own = scores[np.arange(len(scores)), targets][:, None]
-    later = np.arange(scores.shape[1]) > targets[:, None]
-    return (scores > own).sum(axis=1) + ((scores == own) & later).sum(axis=1)
-
-
-def _recalls(ranks: np.ndarray) -> tuple[float, float, float, float]:
-    r1, r5, r10 = (100.0 * int((ranks < k).sum()) / len(ranks) for k in (1, 5, 10))
-    return r1, r5, r10, float(np.floor(np.median(ranks)) + 1)
-
-
-# Text.
-
-def bleu(references: Sequence[str] | Sequence[Sequence[str]], hypotheses: Sequence[str],
-         n: int = 4) -> float:
-    """Corpus BLEU (Papineni et al., ACL 2002), not smoothed, by NLTK.
-
-    Parameters
-    ----------
-    references : sequence of str, or of sequences of str
-        One tokenised text (split at white space), or several, for each hypothesis.
-    hypotheses : sequence of str
-        Tokenised texts, such as passages told from their own vectors.
-    n : int
-        Longest n-gram that counts.
-
-    Returns
-    -------
-    float
-        From 0 to 100; 0 where no n-gram is shared.
-
-    Raises
-    ------
-    StorytellerError
-        If there is nothing to compare, or not one reference or more for each hypothesis.
-
-    Examples
-    --------
-    >>> bleu(["she sat by the window ."], ["she sat by the window ."])
-    100.0
-    """
-    for name, value in (("references", references), ("hypotheses", hypotheses)):
-        if isinstance(value, str):
-            raise StorytellerError(f"{name} is one string: expected a list of texts; write [{name}]")
-    if not hypotheses or len(references) != len(hypotheses):
-        raise StorytellerError(f"{len(references)} references for {len(hypotheses)} hypotheses: expected at least "
-                               "one text, and one reference (or list of references) for each")
-    if n < 1:
-        raise StorytellerError(f"n is {n}: expected at least 1")
-    from nltk.translate.bleu_score import corpus_bleu
-
-    several = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
-    if not all(several):
-        raise StorytellerError("references holds an empty list: expected at least one text for each hypothesis")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that no n-gram is shared, which the result says, too
-        score = corpus_bleu([[text.split() for text in texts] for texts in several],
-                            [text.split() for text in hypotheses], weights=[1 / n] * n)
-    score = 100 * float(score)
-    return score if score > 1e-9 else 0.0  # NLTK puts the smallest float for a zero
 
 
 # Data sets.
@@ -392,7 +248,7 @@ def classify(vectors: np.ndarray, labels: Sequence[Any], folds: int = 10, *,
     StorytellerError
         If scikit-learn is not installed, or the data do not suffice.
     """
-    _need_sklearn()
+    need_sklearn()
     from sklearn.metrics import f1_score
 
     vectors, labels = _labelled(vectors, labels, "vectors", "labels")
@@ -455,7 +311,7 @@ def relatedness(vectors: np.ndarray, scores: Sequence[float], test_vectors: np.n
     StorytellerError
         If scikit-learn is not installed, or the data do not suffice.
     """
-    _need_sklearn()
+    need_sklearn()
     import scipy.stats
     from sklearn.model_selection import KFold
 
@@ -502,7 +358,8 @@ def _graded(X: np.ndarray, y: np.ndarray, C: float) -> Any:
     return lambda other: model.predict_proba(other) @ model.classes_
 
 
-def _need_sklearn() -> None:
+def need_sklearn() -> None:
+    """Raise a StorytellerError that says what to install where scikit-learn is missing."""
     try:
         import sklearn  # noqa: F401
     except ImportError as error:

@@ -1,0 +1,41 @@
+"""``storyteller encode``: lines of text to skip-thought vectors."""
+from __future__ import annotations
+
+import argparse
+import sys
+
+from .arguments import new_parser
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    made = new_parser("storyteller encode", "Turn every line of a text file into a skip-thought vector.")
+    made.add_argument("text", metavar="FILE", nargs="?", default="-",
+                        help="UTF-8 text, one text a line (default: standard input)")
+    made.add_argument("-o", "--output", required=True, metavar="FILE.npy",
+                        help="array (lines, dim) float32")
+    made.add_argument("--no-norm", action="store_true", help="do not scale the uni and bi parts to unit norm")
+    made.add_argument("--eos", action="store_true", help="read an <eos> after the last word")
+    made.add_argument("--batch-size", type=int, default=128, metavar="N", help="(default: %(default)s)")
+    made.set_defaults(run=run)
+    return made
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the vectors."""
+    import numpy as np
+
+    from .. import files, skipthoughts, text
+    from ..generate import Models
+    if options.text == "-":
+        lines = [line.strip() for line in sys.stdin.buffer.read().decode("utf-8", "replace").split("\n")]
+        lines = lines[:-1] if lines and not lines[-1] else lines
+    else:
+        lines = text.read_lines(options.text)
+    z = Models(options.config, verbose=not options.quiet)
+    vectors = skipthoughts.encode(z["stv"], lines, use_norm=not options.no_norm, use_eos=options.eos,
+                                  batch_size=options.batch_size, verbose=not options.quiet)
+    with files.write_atomically(options.output) as file:
+        np.save(file, vectors, allow_pickle=False)
+    print(f"{options.output}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
+    return 0

@@ -1,0 +1,297 @@
+"""``storyteller train``: train skip-thoughts, a decoder or a joint embedding."""
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import StorytellerError
+from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, check_folder, new_parser, positive, subcommands
+
+_log = logging.getLogger(__name__)
+
+# What each option means: (metavar, help).
+OPTIONS = {
+    "optimizer": ("NAME", "adam, or adam_2015: the original's, whose decay rates stand for their complements"),
+    "lrate": ("X", "learning rate"),
+    "warmup": ("N", "updates over which the learning rate rises to lrate; 0: none"),
+    "decay_updates": ("N", "updates at which the learning rate, having fallen along half a cosine, reaches a fiftieth "
+                      "of lrate, where it stays; 0: it does not fall"),
+    "decay_c": ("X", "weight decay: X times the sum of squares is added to the cost; 0: none"),
+    "grad_clip": ("X", "gradients of a larger global norm are scaled down to it; 0: never"),
+    "seed": ("N", "of initial weights, the order of batches and everything drawn at random"),
+    "max_epochs": ("N", "passes over the training data"),
+    "dispFreq": ("N", "updates between two lines of the log"),
+    "validFreq": ("N", "updates between two measurements on held-out data; the model is written when the measure "
+                  "is the best so far (or there is no held-out data)"),
+    "saveFreq": ("N", "updates between two checkpoints"),
+    "sampleFreq": ("N", "updates between two samples (decoder, with held-out texts)"),
+    "n_samples": ("N", "sampled softmax: words drawn for a minibatch, 0: the full softmax"),
+    "sample_power": ("X", "words are drawn for it as often as they occur to this power; at 1 rare words are hardly "
+                     "ever drawn and the model comes to overrate them"),
+    "label_smoothing": ("X", "share of the target's probability that is spread over all words"),
+    "epsilon": ("X", "added to probabilities before the logarithm; the original's is 1e-8"),
+    "dim_word": ("N", "length of a word vector"),
+    "dim": ("N", "hidden units"),
+    "n_words": ("N", "words of the model, <eos> and UNK included; fewer when the texts have fewer"),
+    "maxlen_w": ("N", "texts of so many words or more are left out"),
+    "batch_size": ("N", "texts in a minibatch"),
+    "bidirectional": (None, "train bi_skip.npz, which reads sentences forwards and backwards, instead of "
+                      "uni_skip.npz; --dim is that of each direction"),
+    "doutput": (None, "a layer of dim_word units between hidden state and output"),
+    "context": ("NAME", "what a passage is written from: passage, the vector of the passage read as one sentence, or "
+                "sentences, the mean of its sentences' vectors, as a story is written from a mean of captions'"),
+    "noise": ("X", "norm of the normal noise on thought vectors, as a share of each vector's own"),
+    "margin": ("X", "by which a pair that belongs together is to score above one that does not"),
+    "encoder": ("NAME", "gru{}"),
+    "decoder": ("NAME", "gru"),
+}
+_CHOICES = {"optimizer": ("adam", "adam_2015"), "encoder": ("gru",), "decoder": ("gru",),
+            "context": ("passage", "sentences")}
+_BI_DIM = 1200          # of each direction, as published
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command's arguments."""
+    from ..training import tasks
+    made = new_parser("storyteller train", "Train a model.  `storyteller train MODEL --help` lists its options.")
+    add = subcommands(made, "MODEL")
+    epilog = ("Every option is also known by the original's spelling (--dim_word, --validFreq).  A training that "
+              "was interrupted goes on with the same command line and --resume.")
+    skip = add("skipthoughts", "Train skip-thoughts: sentences -> vectors.  Train uni_skip and bi_skip (with "
+               "--bidirectional) into one folder; they share its dictionary.", _train_skipthoughts, epilog)
+    skip.add_argument("texts", metavar="TEXT", nargs="+", help=TEXTS)
+    skip.add_argument("-o", "--output", "--saveto", required=True, metavar="FOLDER",
+                      help="of uni_skip.npz, bi_skip.npz, utable.npy, btable.npy and dictionary.txt")
+    _add_training(skip, tasks.SKIPTHOUGHTS, ("FOLDER", "the uni_skip.npz (or bi_skip.npz) in a folder"))
+
+    decoder = add("decoder", "Train a decoder: thought vector -> passage.  Passages of the texts are encoded with "
+                  "a skip-thoughts model once.", _train_decoder, epilog)
+    decoder.add_argument("texts", metavar="TEXT", nargs="+", help=TEXTS)
+    decoder.add_argument("-o", "--output", "--saveto", required=True, metavar="NAME.npz",
+                         help="such as romance.npz; romance_dictionary.pkl is written beside it")
+    add_skipthoughts(decoder)
+    add_bounds(decoder)
+    decoder.add_argument("--embeddings", metavar="VECTORS", help="start from these word vectors, of dim_word numbers: "
+                         "a file of word2vec, GloVe or fastText (needs storyteller[word2vec])")
+    _add_training(decoder, tasks.DECODER, ("NAME.npz", "a decoder"))
+
+    embedding = add("embedding", "Train a joint embedding of images and sentences.", _train_embedding, epilog)
+    embedding.add_argument("-o", "--output", "--saveto", required=True, metavar="NAME.npz",
+                           help="such as coco_embedding.npz")
+    embedding.add_argument("--captions", metavar="FILE", help="captions, one a line, words apart by blanks")
+    embedding.add_argument("--features", metavar="FILE.npy", help="image features: one row of unit norm for each "
+                           "caption, in the captions' order")
+    embedding.add_argument("--heldout-captions", metavar="FILE", help="five captions an image, in a row")
+    embedding.add_argument("--heldout-features", metavar="FILE.npy", help="their image features")
+    embedding.add_argument("--data", metavar="FOLDER", help="instead of these: the folder of "
+                           "NAME_{train,dev}_caps.txt and NAME_{train,dev}_ims.npy")
+    embedding.add_argument("--name", metavar="NAME", default="coco", help="of the data set in --data (default: "
+                           "%(default)s)")
+    _add_training(embedding, tasks.EMBEDDING, ("NAME.npz", "a joint embedding"), heldout=False)
+    return made
+
+
+def _add_training(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], init: tuple[str, str],
+                  heldout: bool = True) -> None:
+    add = parser.add_argument
+    add("--vocab", metavar="DICTIONARY.pkl", help="dictionary of `storyteller vocab` (default: the words of the "
+        "training texts)")
+    if heldout:
+        add("--heldout", nargs="+", metavar="TEXT", help="texts to measure perplexity on, not trained on")
+    add("--init", metavar=init[0], help=f"start from {init[1]} of the same sizes instead of from random parameters; "
+        "its dictionary is the default of --vocab, which must be the same")
+    add("--resume", action="store_true", help="go on from the checkpoint; without one start anew")
+    add("--overwrite", action="store_true", help="start anew although there is a checkpoint")
+    add("--updates", type=positive(int), metavar="N", help="stop after N updates in all")
+    add("--minutes", type=positive(float), metavar="M", help="stop after M minutes of this run")
+    add("--plot", metavar="FILE.png", help="draw the curves of the log when done (needs storyteller[plot])")
+    group = parser.add_argument_group("model and training options")
+    bow = defaults.keys() >= {"margin"}
+    for name, default in defaults.items():
+        flags = list(dict.fromkeys(["--" + re.sub("[A-Z]", lambda m: "-" + m[0].lower(), name).replace("_", "-"),
+                                    f"--{name}"]))
+        metavar, text = OPTIONS[name]
+        text = text.replace("{}", ", or bow: the sum of word vectors" if bow else "")
+        if name == "dim" and "bidirectional" in defaults:
+            shown = f"{default}, and {_BI_DIM} with --bidirectional"
+        else:
+            shown = ("yes" if default else "no") if isinstance(default, bool) else f"{default}"
+        settings: dict[str, Any] = {"help": f"{text} (default: {shown})", "dest": name, "default": None}
+        if isinstance(default, bool):
+            group.add_argument(*flags, action=argparse.BooleanOptionalAction, **settings)
+            continue
+        choices = ("gru", "bow") if name == "encoder" and bow else _CHOICES.get(name)
+        group.add_argument(*flags, type=type(default), metavar=metavar, choices=choices, **settings)
+
+
+def given_options(options: argparse.Namespace, defaults: Mapping[str, Any]) -> dict[str, Any]:
+    """All options of a training, checked before any work is done."""
+    from ..training import tasks
+    given = {name: getattr(options, name) for name in defaults if getattr(options, name) is not None}
+    if given.get("bidirectional"):
+        given.setdefault("dim", _BI_DIM)
+    return tasks.options_of(defaults, given)
+
+
+def _check_start(saveto: str, options: argparse.Namespace) -> None:
+    """What would only be noticed after hours."""
+    from ..training.trainer import checkpoint_path
+    if not saveto.endswith(".npz"):
+        raise StorytellerError(f"{saveto}: expected a name that ends in .npz")
+    check_folder(saveto)
+    checkpoint = checkpoint_path(saveto)
+    if os.path.exists(checkpoint) and not (options.resume or options.overwrite):
+        raise StorytellerError(f"{checkpoint}: a training of {saveto} was begun before; go on with --resume, or "
+                               "start anew, losing it, with --overwrite")
+    if options.plot:
+        check_folder(options.plot)
+        try:
+            import matplotlib.figure  # noqa: F401
+        except ImportError as error:
+            raise StorytellerError("--plot takes matplotlib, which is not installed: pip install "
+                                   "'storyteller[plot]'") from error
+
+
+def _train(task: Any, saveto: str, options: argparse.Namespace, measure: str, files: Sequence[str],
+           before: Callable[[], None] = lambda: None) -> int:
+    """Train; `before` is done once it is clear that the training can begin (or go on)."""
+    from ..training import trainer
+    run = trainer.Trainer(task, saveto, resume=options.resume)
+    before()
+    if options.overwrite and not options.resume:
+        Path(trainer.checkpoint_path(saveto)).unlink(missing_ok=True)
+    seconds = None if options.minutes is None else 60 * options.minutes
+    summary = run.run(not options.quiet, options.updates, seconds)
+    written = [*files, trainer.log_path(saveto), trainer.checkpoint_path(saveto)]
+    if options.plot:
+        trainer.plot_log(trainer.log_path(saveto), options.plot)
+        written.append(options.plot)
+    epochs = f"{summary.epochs} epoch{'' if summary.epochs == 1 else 's'} finished"
+    print(f"{saveto}: {summary.updates:,} updates, {epochs}, {summary.seconds:,.0f} s "
+          f"({summary.stopped}); {summary.words_per_second:,.0f} {task.unit}/s in this run")
+    print(f"best held-out {measure}: {summary.best:.2f}" if summary.best is not None
+          else "nothing was held out: the last parameters were written")
+    print("written: " + ", ".join(file for file in written if os.path.exists(file)))
+    return 0
+
+
+def _train_skipthoughts(options: argparse.Namespace) -> int:
+    from ..training import corpus, prepare, tasks, vocabulary
+    o, verbose, folder = given_options(options, tasks.SKIPTHOUGHTS), not options.quiet, options.output
+    names = ("bi_skip.npz", "uni_skip.npz")
+    saveto, other = (os.path.join(folder, name) for name in (names if o["bidirectional"] else names[::-1]))
+    inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
+    try:
+        os.makedirs(folder, exist_ok=True)
+    except OSError as error:
+        raise StorytellerError(f"{folder}: cannot be made a folder ({error.strerror}); name another") from error
+    _check_start(saveto, options)
+    work = prepare.WorkFolder(os.path.join(folder, "skipthoughts.data"), verbose)
+    for name, files in zip(("train", "heldout"), inputs):
+        if files:
+            work.texts(name, "sentences", files, lambda files=files: corpus.sentence_stream(files))
+    dictionary = os.path.join(folder, "dictionary.pkl")
+    if options.vocab is None and os.path.exists(other) and os.path.exists(dictionary):
+        _log.info("using %s, which %s was trained with", dictionary, other)
+        options.vocab = dictionary
+    if options.init and options.vocab is None:
+        options.vocab = prepare.dictionary_of(options.init, tasks.skipthoughts_dictionary)
+    words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
+    prepare.check_shared(os.path.join(folder, "dictionary.txt"), other, prepare.word_list(words))
+    train = work.corpus("train", words)
+    heldout = work.corpus("heldout", words) if inputs[1] else None
+    frequencies = prepare.count_indices(train, len(words) + 2) if o["n_samples"] else None
+    task = tasks.SkipThoughtsTask(train, folder, prepare.word_list(words), heldout, frequencies, options.init, **o)
+    table = os.path.join(folder, "btable.npy" if o["bidirectional"] else "utable.npy")
+    status = _train(task, saveto, options, "perplexity",
+                    [saveto, f"{saveto}.pkl", table, os.path.join(folder, "dictionary.txt"), dictionary],
+                    lambda: vocabulary.save_dictionary(dictionary, words, counts))
+    print(f"{folder}: is complete, use it as --skipthoughts" if os.path.exists(other) else
+          f"still to train into {folder}: {os.path.basename(other)}"
+          + (", the same without --bidirectional" if o["bidirectional"] else ", the same with --bidirectional"))
+    return status
+
+
+def _train_decoder(options: argparse.Namespace) -> int:
+    from ..training import corpus, prepare, tasks, vocabulary
+    o, verbose, saveto = given_options(options, tasks.DECODER), not options.quiet, options.output
+    inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
+    _check_start(saveto, options)
+    if options.init and options.vocab is None:
+        options.vocab = prepare.dictionary_of(options.init, tasks.decoder_dictionary)
+    least, most = bounds(options, o["maxlen_w"])
+    model, model_key = prepare.load_encoder(options.skipthoughts, options.config, verbose)
+    work = prepare.WorkFolder(f"{saveto}.data", verbose)
+    for name, files in zip(("train", "heldout"), inputs):
+        if files:
+            work.texts(name, f"passages {least} {most} of sentences", files,
+                       lambda files=files: corpus.passages(files, least, most, tokenized=True, between="\t"))
+    words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
+    o["n_words"] = min(o["n_words"], len(words) + 2)
+    embeddings = None
+    if options.embeddings:
+        # What follows is the task's error, told before hours of encoding.
+        if options.init:
+            raise StorytellerError("--embeddings and --init both say what to start from: give one of them")
+        vectors = vocabulary.load_word_vectors(options.embeddings)
+        embeddings = vocabulary.initial_vectors(vectors, prepare.word_list(words), o["dim_word"], o["seed"],
+                                                options.embeddings)
+    if options.init:
+        tasks.check_decoder_init({**o, "dimctx": model.dim}, prepare.word_list(words), options.init, saveto)
+    data = []
+    for name, files in zip(("train", "heldout"), inputs):
+        if files:
+            encoded = work.corpus(name, words)
+            data.append((encoded, work.vectors(name, model, model_key, len(encoded), o["context"])))
+    passages, vectors = data[0]
+    frequencies = prepare.count_indices(passages, o["n_words"]) if o["n_samples"] else None
+    task = tasks.DecoderTask(passages, vectors, saveto, data[1] if len(data) > 1 else None, prepare.word_list(words),
+                             frequencies, embeddings, options.init, **o)
+    dictionary = tasks.decoder_dictionary(saveto)
+    return _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", dictionary],
+                  lambda: vocabulary.save_dictionary(dictionary, words, counts))
+
+
+def _train_embedding(options: argparse.Namespace) -> int:
+    from ..training import prepare, tasks
+    o, saveto = given_options(options, tasks.EMBEDDING), options.output
+    pairs = _pairs_of(options)
+    _check_start(saveto, options)
+    data = []
+    for caption_file, feature_file in pairs:
+        captions = prepare.read_captions(caption_file)
+        data.append((captions, prepare.read_features(feature_file, captions, caption_file)))
+    if len(data) > 1 and data[0][1].shape[1] != data[1][1].shape[1]:
+        raise StorytellerError(f"{pairs[1][1]}: has rows of {data[1][1].shape[1]} numbers, and {pairs[0][1]} of "
+                               f"{data[0][1].shape[1]}; expected features of one network")
+    if options.init and options.vocab is None:
+        options.vocab = prepare.dictionary_of(options.init, tasks.embedding_dictionary)
+    words, _ = prepare.number_words(options.vocab, o["n_words"], data[0][0], not options.quiet)
+    task = tasks.EmbeddingTask(*data[0], words, saveto, data[1] if len(data) > 1 else None, options.init, **o)
+    return _train(task, saveto, options, "sum of R@1, R@5 and R@10 both ways (at most 600)",
+                  [saveto, f"{saveto}.pkl", f"{saveto}.dictionary.pkl"])
+
+
+def _pairs_of(options: argparse.Namespace) -> list[tuple[str, str]]:
+    """(captions, features) of the training and, where there are any, of the held-out pairs."""
+    single = (options.captions, options.features, options.heldout_captions, options.heldout_features)
+    if options.data is not None:
+        if any(single):
+            raise StorytellerError("--data names the captions and features already: give either --data or "
+                                   "--captions and --features")
+        names = [[os.path.join(options.data, f"{options.name}_{split}_{kind}") for kind in ("caps.txt", "ims.npy")]
+                 for split in ("train", "dev")]
+        found = [(captions, features) for captions, features in names]
+        return found if any(map(os.path.exists, names[1])) else found[:1]
+    captions, features, heldout_captions, heldout_features = single
+    if not (captions and features):
+        raise StorytellerError("the captions and their image features are not named: give --captions and "
+                               "--features, or --data")
+    if bool(heldout_captions) != bool(heldout_features):
+        raise StorytellerError("one of --heldout-captions and --heldout-features is missing: give both or none")
+    return [(captions, features)] + ([(heldout_captions, heldout_features)] if heldout_captions else [])
