@@ -23,7 +23,7 @@ from .arrays import (
     save_pickle,
     table_shape,
 )
-from .unpickle import AGAIN, check_readable, open_file, sniff, write_atomically, wrong_kind
+from .io import AGAIN, check_readable, open_file, sniff, write_atomically, wrong_kind
 from .vgg19 import VGG19_SHAPES, load_torch_state, load_vgg19, save_vgg19_pickle
 
 __all__ = [

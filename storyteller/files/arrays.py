@@ -34,16 +34,8 @@ from typing import Any, BinaryIO, Callable, NamedTuple, Optional
 import numpy as np
 
 from ..errors import StorytellerError
-from .unpickle import (
-    AGAIN,
-    Machine,
-    TableMachine,
-    check_readable,
-    open_file,
-    sniff,
-    write_atomically,
-    wrong_kind,
-)
+from .io import AGAIN, check_readable, open_file, sniff, write_atomically, wrong_kind
+from .unpickle import Machine, TableMachine
 from .vgg19 import VGG19_SHAPES, load_torch_state, load_vgg19, save_vgg19_pickle
 
 __all__ = [

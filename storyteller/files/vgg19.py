@@ -24,14 +24,8 @@ from typing import Any, BinaryIO, Callable
 import numpy as np
 
 from ..errors import StorytellerError
-from .unpickle import (
-    AGAIN,
-    Machine,
-    check_readable,
-    open_file,
-    write_atomically,
-    wrong_kind,
-)
+from .io import AGAIN, check_readable, open_file, write_atomically, wrong_kind
+from .unpickle import Machine
 
 
 def _vgg19_shapes() -> dict[str, tuple[int, ...]]:
