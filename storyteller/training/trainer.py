@@ -15,7 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -166,6 +166,8 @@ class Trainer:
         self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, device)
         self.rng = np.random.default_rng(options["seed"])
         self.update, self.seconds, self.best = 0, 0.0, None
+        self._words = 0.0               # (or pairs) that were trained on
+        self._since_row = [0.0, 0.0]    # cost and words since the last row of the log
         self._written = 0  # updates at the last checkpoint
         if resume:
             self._resume()
@@ -180,6 +182,7 @@ class Trainer:
         """Write everything that the rest of the training depends on, in one file, under a temporary name
         first."""
         state = {"update": self.update, "seconds": self.seconds, "best": self.best,
+                 "words": self._words, "since_row": self._since_row,
                  "options": self.task.options, "data": self.task.data_key, "init": self.task.init_key,
                  "batches": self.task.batches.get_state(), "rng": self.rng.bit_generator.state}
         arrays = {f"p/{name}": value.get_value(borrow=True) for name, value in self.p.items()}
@@ -214,6 +217,7 @@ class Trainer:
             self.task.batches.set_state(state["batches"])
             self.rng.bit_generator.state = state["rng"]
             self.update, self.seconds, self.best = state["update"], state["seconds"], state["best"]
+            self._words, self._since_row = state["words"], state["since_row"]
         except StorytellerError:
             raise
         except Exception as error:  # zip, JSON and array errors of a damaged file
@@ -254,15 +258,17 @@ class Trainer:
         Raises
         ------
         StorytellerError
-            If the cost is no longer a number; the last good checkpoint is kept.
+            If the cost is no longer a number; the last good checkpoint is kept.  If no minibatch
+            holds what can be learned from; nothing is written.
+        KeyboardInterrupt, SystemExit
+            After Ctrl-C and SIGTERM (status 143), when the current update is done and a checkpoint
+            is written.
         """
         options, history = self.task.options, []
-        start, words, cost_sum, word_sum = time.perf_counter(), 0.0, 0.0, 0.0
-        before = self.seconds
+        start, before = time.perf_counter(), (self.update, self.seconds, self._words)
         stopped = "all epochs done"
-        log = _Log(log_path(self.saveto), self.update)
-        epochs = options["max_epochs"]
-        minibatches = self._minibatches(epochs)
+        log: _Log | None = None
+        minibatches = self._minibatches(options["max_epochs"])
         with _Interruption() as interruption, progress_bar(max_updates, "training", "update", verbose,
                                                            self.update) as bar:
             while True:
@@ -271,7 +277,7 @@ class Trainer:
                     self.save_checkpoint()
                     _log.warning("interrupted after update %d; %s holds everything to go on with --resume",
                                  self.update, checkpoint_path(self.saveto))
-                    raise KeyboardInterrupt
+                    interruption.end()
                 if max_updates is not None and self.update >= max_updates:
                     stopped = f"{max_updates} updates done"
                     break
@@ -280,23 +286,28 @@ class Trainer:
                     break
                 found = next(minibatches, None)
                 if found is None:
+                    if not self.update:
+                        raise StorytellerError(f"{self.saveto}: no minibatch of the training data holds anything to "
+                                               "learn from: give more data, or a larger maxlen_w or batch_size")
                     break
+                log = log or _Log(log_path(self.saveto), self.update)
                 arrays, weight = found
                 cost, norm = (float(value) for value in self._step(*arrays))
                 if not (np.isfinite(cost) and np.isfinite(norm)):
                     raise self._not_a_number(cost, norm)
                 self.update += 1
-                words, cost_sum, word_sum = words + weight, cost_sum + cost, word_sum + weight
-                self.seconds = before + time.perf_counter() - start
+                self._words += weight
+                self._since_row = [self._since_row[0] + cost, self._since_row[1] + weight]
+                self.seconds = before[1] + time.perf_counter() - start
                 bar.update()
                 if self.update % options["dispFreq"] == 0 or self.update % options["validFreq"] == 0:
-                    row = self._row(words, cost_sum, word_sum, norm)
+                    row = self._row(norm)
                     if self.update % options["validFreq"] == 0:
                         row["heldout"] = self._validate()
-                    cost_sum = word_sum = 0.0
+                    self._since_row = [0.0, 0.0]
                     history.append(row)
                     log.write(row)
-                    rate = words / max(1e-9, self.seconds - before)
+                    rate = (self._words - before[2]) / max(1e-9, self.seconds - before[1])
                     bar.set_postfix_str(f"cost {row['cost']:.3f}, {rate:,.0f} {self.task.unit}/s, best {self.best}")
                     if verbose:
                         _log.info("update %d, epoch %d: cost %.4f%s, %.0f %s/s", self.update, row["epoch"],
@@ -310,32 +321,31 @@ class Trainer:
         if self.update % options["validFreq"] or not self.update:
             value = self._validate()
             # After --minutes or --updates the last measure stands in the log, too, and the cost up to it.
-            if words and (value is not None or word_sum):
-                row = {**self._row(words, cost_sum, word_sum, norm), "heldout": value}
+            if log is not None and (value is not None or self._since_row[1]):
+                row = {**self._row(norm), "heldout": value}
                 history.append(row)
                 log.write(row)
         self.save_checkpoint()
-        taken = max(1e-9, self.seconds - before)
-        return Summary(self.update, self.task.batches.epoch, self.seconds, words / taken, self.best, stopped,
-                       history)
+        rate = (self._words - before[2]) / max(1e-9, self.seconds - before[1])
+        return Summary(self.update, self.task.batches.epoch, self.seconds, rate, self.best, stopped, history)
 
-    def _row(self, words: float, cost_sum: float, word_sum: float, norm: float) -> dict[str, Any]:
+    def _row(self, norm: float) -> dict[str, Any]:
         """A row of the log; without a cost where no update was done since the last."""
+        cost, words = self._since_row
         return {"update": self.update, "epoch": self.task.batches.epoch, "seconds": round(self.seconds, 2),
-                "words": int(words), "cost": cost_sum / word_sum if word_sum else None,
-                "gradient_norm": norm if word_sum else None, "heldout": None}
+                "words": int(self._words), "cost": cost / words if words else None,
+                "gradient_norm": norm if words else None, "heldout": None}
 
     def _minibatches(self, epochs: int) -> Iterator[tuple[list[np.ndarray], float]]:
         batches = self.task.batches
-        while batches.epoch < epochs:
-            nothing = True
+        in_vain = 0     # epochs; that of a checkpoint may have been at its end
+        while batches.epoch < epochs and in_vain < 2:
+            in_vain += 1
             for rows in batches:
                 found = self.task.minibatch(rows, self.rng)
                 if found is not None:
-                    nothing = False
+                    in_vain = 0
                     yield found
-            if nothing and batches.epoch >= epochs:
-                return
 
     def _validate(self) -> float | None:
         """Measure on held-out data; save the model where that has improved (or there is none)."""
@@ -357,23 +367,29 @@ class Trainer:
 
 
 class _Interruption:
-    """Ctrl-C asks for an end after the current update; a second one ends at once, without a checkpoint."""
+    """Ctrl-C and SIGTERM ask for an end after the current update; a second one ends at once, without a checkpoint."""
 
-    def __enter__(self):
-        self.asked = False
-        self._main = threading.current_thread() is threading.main_thread()
-        if self._main:
-            self._before = signal.signal(signal.SIGINT, self._ask)
+    def __enter__(self) -> _Interruption:
+        self.asked: int | None = None
+        self._before: dict[int, Any] = {}
+        if threading.current_thread() is threading.main_thread():
+            self._before = {number: signal.signal(number, self._ask) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
-    def _ask(self, number, frame) -> None:
-        if self.asked:
-            raise KeyboardInterrupt
-        self.asked = True
+    def _ask(self, number: int, frame: Any) -> None:
+        if self.asked is not None:
+            self.end()
+        self.asked = number
 
-    def __exit__(self, *error) -> None:
-        if self._main:
-            signal.signal(signal.SIGINT, self._before)
+    def end(self) -> NoReturn:
+        """Raise what the signal stands for."""
+        if self.asked == signal.SIGTERM:
+            raise SystemExit(128 + signal.SIGTERM)
+        raise KeyboardInterrupt
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
 
 class _Log:
@@ -381,15 +397,17 @@ class _Log:
 
     def __init__(self, path: str, update: int):
         self._path = Path(path)
-        kept = []
+        kept: list[list[str]] = []
         if update and self._path.exists():
-            with open(self._path, newline="", encoding="utf-8") as file:
-                for row in csv.DictReader(file):
-                    if (row.get("update") or "").isdigit() and int(row["update"]) <= update:
-                        kept.append(row)
+            try:
+                with open(self._path, newline="", encoding="utf-8") as file:
+                    # A training that was killed may have left half a row.
+                    kept = [row for row in csv.reader(file) if len(row) == len(COLUMNS)
+                            and row[0].isdigit() and int(row[0]) <= update]
+            except (OSError, ValueError, csv.Error) as error:
+                _log.warning("the training log %s cannot be read (%s); it is begun anew", self._path, error)
         with files.write_atomically(self._path) as file:
-            lines = [",".join(COLUMNS)] + [",".join(row.get(name) or "" for name in COLUMNS) for row in kept]
-            file.write(("\n".join(lines) + "\n").encode("utf-8"))
+            file.write("".join(",".join(row) + "\n" for row in [COLUMNS, *kept]).encode("utf-8"))
 
     def write(self, row: dict[str, Any]) -> None:
         values = ["" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
