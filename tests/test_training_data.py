@@ -12,9 +12,9 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, evaluation, files
+from storyteller import StorytellerError, embedding, evaluation, files
 from storyteller.evaluation import ranking
-from storyteller.training import corpus, vocabulary
+from storyteller.training import corpus, losses, vocabulary
 from storyteller.training.batches import (
     BucketedBatches,
     HomogeneousBatches,
@@ -218,6 +218,11 @@ def test_dictionary(tmp_path):
     assert list(map(list, counts.items())) == given["wordcount_in_order_of_first_appearance"]
     golden = TRAINING / "vocab" / "dictionary.pkl"
     vocabulary.save_dictionary(tmp_path / "d.pkl", words, counts)
+    vocabulary.save_dictionary(words, counts, tmp_path / "same.pkl")  # the original's order
+    assert (tmp_path / "same.pkl").read_bytes() == (tmp_path / "d.pkl").read_bytes()
+    for given in ((words, tmp_path / "x.pkl", counts), (tmp_path / "x.pkl", words, None), (3, words, counts)):
+        with pytest.raises(StorytellerError):
+            vocabulary.save_dictionary(*given)
     for path in (golden, tmp_path / "d.pkl"):
         assert list(files.load_dictionary(path).items()) == list(words.items())
         assert list(vocabulary.load_counts(path).items()) == list(counts.items())
@@ -598,16 +603,55 @@ def test_ranking(case, monkeypatch):
 
 
 def test_bad_ranking():
-    rows = np.ones((10, 4), np.float32)
+    rows = np.repeat(np.eye(2, dtype=np.float32), 5, axis=0)
     for rank in (evaluation.i2t, evaluation.t2i):
-        with raises("shape", "10, 4", "9, 4"):
-            rank(rows, rows[:9])
-        with raises("npts is 0", "4 rows"):
-            rank(rows[:4], rows[:4])
-        with raises("npts is 3"):
-            rank(rows, rows, 3)
-        with raises("NaN"):
-            rank(rows * np.nan, rows)
+        for given in ((rows, rows[:9]), (rows, rows[:, :1]), (rows[:0], rows[:0]), (rows[0], rows[0]), (rows, rows, 3),
+                      (rows, rows, 0), (rows, rows, True), (rows * np.nan, rows), (["a"], rows), (rows[:3], rows)):
+            with pytest.raises(StorytellerError):
+                rank(*given)
+        for per_image in (0, True, 2.5, 11):
+            with pytest.raises(StorytellerError):
+                rank(rows, rows, per_image=per_image)
+
+
+@pytest.mark.parametrize("each", [1, 2, 3, 5])
+def test_ranking_of_any_number_of_captions(each):
+    rng = np.random.default_rng(each)
+    images = rng.standard_normal((12, 8)).astype(np.float32)
+    images[4] = images[5]  # the same picture twice
+    captions = np.repeat(images, each, axis=0) + rng.standard_normal((12 * each, 8)).astype(np.float32)
+    scores = images @ captions.T
+    ranks = {"i2t": [min((scores[i] > scores[i, j]).sum() for j in range(i * each, i * each + each)) for i in range(12)],
+             "t2i": [(scores[:, j] > scores[j // each, j]).sum() for j in range(12 * each)]}
+    repeated = np.repeat(images, each, axis=0)
+    repeated[1::2] *= np.float32(1 + 1e-6)  # as matrix products of other sizes leave them
+    for given in (repeated, images):
+        for name, found in (("i2t", evaluation.i2t(given, captions)), ("t2i", evaluation.t2i(given, captions))):
+            # Which of two equal images comes first is not compared here.
+            np.testing.assert_allclose(found[2], 100 * np.mean(np.array(ranks[name]) < 10), atol=9)
+            assert found == getattr(evaluation, name)(given, captions, per_image=each)
+    with raises("unequal"):
+        evaluation.i2t(np.repeat(images[:4], [3, 2, 3, 3], axis=0), captions[:11])
+
+
+def test_evalrank(tmp_path):
+    """As visual-semantic-embedding's, from the data set's files or its parts."""
+    rng = np.random.default_rng(0)
+    words = {word: i for i, word in enumerate("abcdefgh", 2)}
+    model = embedding.JointEmbedding({"encoder": "bow", "dim": 6, "n_words": 10, "dim_image": 5},
+                                     losses.init_embedding(5, 6, 6, 10, rng, "bow"), words, ())
+    captions = [" ".join(rng.choice(list(words), 3)) for _ in range(10)]
+    features = np.repeat(rng.standard_normal((5, 5)).astype(np.float32), 2, axis=0)
+    features /= np.linalg.norm(features, axis=1, keepdims=True)
+    (tmp_path / "f8k").mkdir()
+    np.save(tmp_path / "f8k" / "f8k_test_ims.npy", features)
+    (tmp_path / "f8k" / "f8k_test_caps.txt").write_text("\n".join(captions) + "\n")
+    found = evaluation.evalrank(model, tmp_path / "f8k", "test")
+    images, sentences = embedding.encode_images(model, features), embedding.encode_sentences(model, captions)
+    assert found == (evaluation.i2t(images, sentences), evaluation.t2i(images, sentences))
+    assert found == evaluation.evalrank(model, (captions, features[::2]))
+    with raises("f8k_dev_"):
+        evaluation.evalrank(model, tmp_path / "f8k")
 
 
 def test_bleu():
@@ -618,10 +662,37 @@ def test_bleu():
     expected = 100 * (6 / 7 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25 * np.exp(1 - 8 / 7)
     assert evaluation.bleu([[text, "unlike"]], ["she sat by the door and waited"]) == pytest.approx(
         100 * (6 / 7 * 4 / 6 * 2 / 5 * 1 / 4) ** 0.25 * np.exp(1 - 8 / 7)) == expected
-    for arguments, words in ((([text], []), "1 references for 0"), ((text, [text]), "one string"),
-                             (([[]], [text]), "empty list")):
-        with raises(words):
+    for arguments in (([text], []), (text, [text]), ([text], text), ([[]], [text]), ([text], [3]), ([3], [text]),
+                      ([text], [text], 0), ([text], [text], True), ([text], [text], 2.5), ([[text]], [text.split()])):
+        with pytest.raises(StorytellerError):
             evaluation.bleu(*arguments)
+
+
+TOLD = ["the cat sat on the mat today", "a dog", "it rained all day long"]
+TOLD_REFERENCES = [["the cat sat on a mat today", "a dog", "it rained all the day long"],
+                   ["a cat sat on the mat", "the dog ran", "it rained all day long yesterday"]]
+
+
+# sacreBLEU 2.6.0, BLEU(tokenize="none", smooth_method="none", effective_order=True).corpus_score; but for texts that
+# are all short COCO's pycocoevalcap, without its 1e-15 and 1e-9, gives the same.
+@pytest.mark.parametrize("references, hypotheses, n, expected", [
+    (TOLD_REFERENCES[:1], TOLD, 4, 42.20142584137621), (TOLD_REFERENCES, TOLD, 4, 84.4577478754674),
+    (TOLD_REFERENCES[:1], TOLD, 1, 86.45582954394496), (TOLD_REFERENCES[:1], TOLD, 2, 76.51300779572897),
+    ([TOLD], TOLD, 4, 100), ([TOLD[1:2]], TOLD[1:2], 4, 100), ([["a dog sat"]], ["a dog ran"], 4, 0),
+    ([["x y", "a b c d e"]], ["", "a b c d e"], 4, 67.03200460356396),
+    ([["a b c d e f"]], ["a b c d"], 4, 60.653065971263366)])
+def test_bleu_of_short_texts(references, hypotheses, n, expected):
+    references = list(zip(*references))
+    assert evaluation.bleu(references, hypotheses, n) == pytest.approx(expected, rel=1e-12)
+    # NLTK's form: lists of words.
+    words = [[text.split() for text in several] for several in references]
+    assert evaluation.bleu(words, [text.split() for text in hypotheses], n) == pytest.approx(expected, rel=1e-12)
+    try:
+        import sacrebleu
+    except ImportError:
+        return
+    measure = sacrebleu.BLEU(tokenize="none", smooth_method="none", effective_order=True, max_ngram_order=n, force=True)
+    assert measure.corpus_score(hypotheses, list(zip(*references))).score == pytest.approx(expected)
 
 
 # Transfer.

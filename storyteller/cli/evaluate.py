@@ -21,10 +21,10 @@ def parser() -> argparse.ArgumentParser:
     retrieval = add("retrieval", "Recall and median rank of a joint embedding, from images to sentences (i2t) and "
                     "from sentences to images (t2i).", _evaluate_retrieval)
     retrieval.add_argument("--model", required=True, metavar="NAME.npz", help="joint embedding")
-    retrieval.add_argument("--captions", required=True, metavar="FILE", help="five captions an image, in a row, "
-                           "one a line")
+    retrieval.add_argument("--captions", required=True, metavar="FILE", help="captions, one a line, those of "
+                           "an image in a row; equally many for each image")
     retrieval.add_argument("--features", required=True, metavar="FILE.npy", help="image features: one row of unit "
-                           "norm for each caption")
+                           "norm for each caption, or for each image")
 
     decoder = add("decoder", "Perplexity of a decoder on passages, and how well it writes them again from their "
                   "own vectors (BLEU).", _evaluate_decoder)
@@ -83,16 +83,14 @@ def _evaluate_retrieval(options: argparse.Namespace) -> int:
     from ..training import prepare
     model = embedding.load_model(options.model)
     captions = prepare.read_captions(options.captions)
-    if len(captions) % evaluation.PER_IMAGE:
-        raise StorytellerError(f"{options.captions}: has {len(captions)} captions; expected five for each image, "
-                               "in a row")
-    features = prepare.read_features(options.features, captions, options.captions)
+    features = prepare.read_features(options.features, captions, options.captions, shared=True)
+    per_image = evaluation.captions_per_image(features, len(captions))
     sentences = embedding.encode_sentences(model, captions, not options.quiet)
     images = embedding.encode_images(model, features)
-    values: dict[str, Any] = {"images": len(captions) // evaluation.PER_IMAGE, "captions": len(captions)}
+    values: dict[str, Any] = {"images": len(captions) // per_image, "captions": len(captions)}
     lines = [f"{values['images']} images, {values['captions']} captions"]
     for name, rank in (("i2t", evaluation.i2t), ("t2i", evaluation.t2i)):
-        r1, r5, r10, median = rank(images, sentences)
+        r1, r5, r10, median = rank(images, sentences, per_image=per_image)
         values[name] = {"R@1": r1, "R@5": r5, "R@10": r10, "median rank": median}
         lines.append(f"{name}: R@1 {r1:.1f}, R@5 {r5:.1f}, R@10 {r10:.1f}, median rank {median:.0f}")
     return _print(options, values, lines)

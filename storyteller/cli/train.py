@@ -86,7 +86,8 @@ def parser() -> argparse.ArgumentParser:
     embedding.add_argument("--captions", metavar="FILE", help="captions, one a line, words apart by blanks")
     embedding.add_argument("--features", metavar="FILE.npy", help="image features: one row of unit norm for each "
                            "caption, in the captions' order")
-    embedding.add_argument("--heldout-captions", metavar="FILE", help="five captions an image, in a row")
+    embedding.add_argument("--heldout-captions", metavar="FILE", help="captions of other images, those of "
+                           "an image in a row; equally many for each image")
     embedding.add_argument("--heldout-features", metavar="FILE.npy", help="their image features")
     embedding.add_argument("--data", metavar="FOLDER", help="instead of these: the folder of "
                            "NAME_{train,dev}_caps.txt and NAME_{train,dev}_ims.npy")
@@ -265,7 +266,7 @@ def _train_embedding(options: argparse.Namespace) -> int:
     data = []
     for caption_file, feature_file in pairs:
         captions = prepare.read_captions(caption_file)
-        data.append((captions, prepare.read_features(feature_file, captions, caption_file)))
+        data.append((captions, prepare.read_features(feature_file, captions, caption_file, shared=bool(data))))
     if len(data) > 1 and data[0][1].shape[1] != data[1][1].shape[1]:
         raise StorytellerError(f"{pairs[1][1]}: has rows of {data[1][1].shape[1]} numbers, and {pairs[0][1]} of "
                                f"{data[0][1].shape[1]}; expected features of one network")

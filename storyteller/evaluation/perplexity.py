@@ -1,8 +1,9 @@
-"""How well a decoder writes: perplexity of given passages, and BLEU of those it writes again."""
+"""How well a decoder predicts passages (perplexity), and writes them again (BLEU)."""
 from __future__ import annotations
 
-import warnings
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ import numpy as np
 from ..errors import StorytellerError
 from ..progress import progress_bar
 from ..text import sorted_batches
+
+Text = Any  # a string of words, or a list of words
 
 
 def perplexity(dec: Any, sequences: Sequence[np.ndarray], vectors: np.ndarray, batch_size: int = 64,
@@ -56,9 +59,8 @@ def perplexity(dec: Any, sequences: Sequence[np.ndarray], vectors: np.ndarray, b
         return float(np.exp(total / n_words)), n_words
 
 
-def bleu(references: Sequence[str] | Sequence[Sequence[str]], hypotheses: Sequence[str],
-         n: int = 4) -> float:
-    """Corpus BLEU (Papineni et al., ACL 2002), not smoothed, by NLTK.
+def bleu(references: Sequence[Text] | Sequence[Sequence[Text]], hypotheses: Sequence[Text], n: int = 4) -> float:
+    """Corpus BLEU (Papineni et al., ACL 2002), not smoothed.
 
     Parameters
     ----------
@@ -72,12 +74,22 @@ def bleu(references: Sequence[str] | Sequence[Sequence[str]], hypotheses: Sequen
     Returns
     -------
     float
-        From 0 to 100; 0 where no n-gram is shared.
+        From 0 to 100; 0 where an n-gram of some length is never matched.
 
     Raises
     ------
     StorytellerError
         If there is nothing to compare, or not one reference or more for each hypothesis.
+
+    Notes
+    -----
+    Matches and n-grams are summed over the corpus, and a text that is too short for an n-gram
+    has none, as in sacreBLEU and in COCO's evaluation (NLTK counts one that is missed).  Where
+    all hypotheses are too short the longer n-grams are left out (sacreBLEU's
+    ``effective_order``), so that an exact copy is always 100.
+
+    Hypotheses may also be lists of words, references then lists of such lists, as for
+    ``nltk.translate.bleu_score.corpus_bleu``.
 
     Examples
     --------
@@ -85,21 +97,47 @@ def bleu(references: Sequence[str] | Sequence[Sequence[str]], hypotheses: Sequen
     100.0
     """
     for name, value in (("references", references), ("hypotheses", hypotheses)):
-        if isinstance(value, str):
-            raise StorytellerError(f"{name} is one string: expected a list of texts; write [{name}]")
+        if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
+            raise StorytellerError(f"{name} is {type(value).__name__}: expected a list of texts, such as ['a dog .']")
+    references, hypotheses = list(references), list(hypotheses)
     if not hypotheses or len(references) != len(hypotheses):
         raise StorytellerError(f"{len(references)} references for {len(hypotheses)} hypotheses: expected at least "
                                "one text, and one reference (or list of references) for each")
-    if n < 1:
-        raise StorytellerError(f"n is {n}: expected at least 1")
-    from nltk.translate.bleu_score import corpus_bleu
+    if isinstance(n, bool) or not isinstance(n, (int, np.integer)) or n < 1:
+        raise StorytellerError(f"n is {n!r}: expected a whole number of at least 1")
+    matched, possible, written, wanted = [0] * n, [0] * n, 0, 0
+    for several, hypothesis in zip(references, hypotheses):
+        words = _words(hypothesis, "hypotheses")
+        several = [several] if isinstance(several, str) else several
+        if not isinstance(several, (list, tuple)) or not several or any(
+                isinstance(text, str) != isinstance(hypothesis, str) for text in several):
+            raise StorytellerError("references and hypotheses do not fit: expected strings for both, or lists of words "
+                                   "for hypotheses, and for each of them a list of one such list or more")
+        others = [_words(text, "references") for text in several]
+        written += len(words)
+        wanted += min(map(len, others), key=lambda length: (abs(length - len(words)), length))
+        for size in range(n):
+            grams = _grams(words, size + 1)
+            most: Counter[tuple[str, ...]] = Counter()
+            for other in others:
+                most |= _grams(other, size + 1)
+            matched[size] += sum((grams & most).values())
+            possible[size] += sum(grams.values())
+    orders = sum(count > 0 for count in possible)  # the longest come last
+    if not orders or not all(matched[:orders]):
+        return 0.0
+    brevity = min(1.0, math.exp(1 - wanted / written))
+    return 100 * brevity * math.prod(matched[i] / possible[i] for i in range(orders)) ** (1 / orders)
 
-    several = [[reference] if isinstance(reference, str) else list(reference) for reference in references]
-    if not all(several):
-        raise StorytellerError("references holds an empty list: expected at least one text for each hypothesis")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that no n-gram is shared, which the result says, too
-        score = corpus_bleu([[text.split() for text in texts] for texts in several],
-                            [text.split() for text in hypotheses], weights=[1 / n] * n)
-    score = 100 * float(score)
-    return score if score > 1e-9 else 0.0  # NLTK puts the smallest float for a zero
+
+def _words(text: Text, name: str) -> list[str]:
+    if isinstance(text, str):
+        return text.split()
+    if isinstance(text, (list, tuple)) and all(isinstance(word, str) for word in text):
+        return list(text)
+    raise StorytellerError(f"{name} holds {type(text).__name__} where a text is expected: give strings, or lists of "
+                           "words")
+
+
+def _grams(words: Sequence[str], size: int) -> Counter[tuple[str, ...]]:
+    return Counter(tuple(words[i:i + size]) for i in range(len(words) - size + 1))

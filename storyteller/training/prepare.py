@@ -320,10 +320,13 @@ def read_captions(path: str) -> list[str]:
     return captions
 
 
-def read_features(path: str, captions: Sequence[str], caption_file: str) -> np.ndarray:
-    """Image features (len(captions), dim), memory-mapped, with their number and norms checked."""
+def read_features(path: str, captions: Sequence[str], caption_file: str, shared: bool = False) -> np.ndarray:
+    """Image features (len(captions), dim), memory-mapped, with their number and norms checked.
+
+    `shared`: there may also be one row for equally many captions in a row.
+    """
     features = files.load_matrix(path, mmap=True)
-    if len(features) != len(captions):
+    if len(features) != len(captions) and not (shared and len(features) and len(captions) % len(features) == 0):
         hint = ("repeat each image's row for its five captions: numpy.repeat(features, 5, axis=0)"
                 if 5 * len(features) == len(captions) else "check whether files were swapped")
         raise StorytellerError(f"{path}: has {len(features)} rows, but {caption_file} has {len(captions)} "

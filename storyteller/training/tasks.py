@@ -364,8 +364,9 @@ class EmbeddingTask:
     worddict : dict of str to int
     saveto : path
     heldout : pair of captions and features, optional
-        Five captions an image in a row, for recall (the original's layout); the sum of R@1, R@5 and R@10
-        in both directions is measured.
+        For recall: captions of an image in a row, equally many for each image, and a row of features for
+        each caption (the original's layout) or each image.  The sum of R@1, R@5 and R@10 in both
+        directions is measured.
     init : path, optional
         Archive of a joint embedding of the same sizes and the same words to start from (fine-tuning).
     **options
@@ -380,12 +381,11 @@ class EmbeddingTask:
                  init: str | os.PathLike | None = None, **options: Any):
         self.options = options_of(EMBEDDING, options)
         o = self.options
-        for name, texts, rows in [("training", captions, features), *([("held-out", *heldout)] if heldout else [])]:
-            if rows.ndim != 2 or len(texts) != len(rows):
-                raise StorytellerError(f"{len(texts)} {name} captions, but their image features have shape "
-                                       f"{rows.shape}: expected one row a caption, in the captions' order")
-        if heldout and len(heldout[0]) % 5:
-            raise StorytellerError(f"{len(heldout[0])} held-out captions: expected five for each image, in a row")
+        if features.ndim != 2 or len(captions) != len(features):
+            raise StorytellerError(f"{len(captions)} training captions, but their image features have shape "
+                                   f"{features.shape}: expected one row a caption, in the captions' order")
+        if heldout:
+            self._per_image = evaluation.captions_per_image(heldout[1], len(heldout[0]))
         o["dim_image"] = int(features.shape[1])
         o["n_words"] = min(o["n_words"], max(worddict.values(), default=1) + 1)
         if o["encoder"] == "bow":
@@ -403,6 +403,10 @@ class EmbeddingTask:
             self.init_key = _crc(*self.params.values())
         self.batches = BucketedBatches(np.array([len(c) for c in self._captions], dtype=np.int64), o["batch_size"],
                                        maxlen=o["maxlen_w"], seed=o["seed"])
+        if o["batch_size"] < 2 or self.batches.n_sentences < 2:
+            raise StorytellerError(f"{self._saveto}: {self.batches.n_sentences} captions of fewer than "
+                                   f"{o['maxlen_w']} words in minibatches of {o['batch_size']}: expected at least two "
+                                   "in a minibatch, since a caption is ranked against the others")
 
     def inputs(self) -> list[Any]:
         return losses.embedding_inputs()
@@ -427,7 +431,8 @@ class EmbeddingTask:
         model = JointEmbedding(self.options, arrays, self._worddict, ())
         captions, features = self._heldout
         sentences, images = encode_sentences(model, captions), encode_images(model, features)
-        return float(sum(evaluation.i2t(images, sentences)[:3]) + sum(evaluation.t2i(images, sentences)[:3]))
+        return float(sum(sum(rank(images, sentences, per_image=self._per_image)[:3])
+                         for rank in (evaluation.i2t, evaluation.t2i)))
 
     def save(self, params: dict[str, np.ndarray]) -> None:
         from .vocabulary import save_dictionary

@@ -100,16 +100,28 @@ def coverage(words: Mapping[str, int], counts: Mapping[str, int], n_words: int |
 
 # Files.
 
-def save_dictionary(path: str | os.PathLike, words: Mapping[str, int], counts: Mapping[str, int]) -> None:
+def save_dictionary(path: Any, words: Any, counts: Any) -> None:
     """Write a dictionary and its counts: two pickles in one file, as the original does.
 
     ``files.load_dictionary`` reads the first, :func:`load_counts` the second.
 
+    Parameters
+    ----------
+    path : path
+    words, counts : mappings of str to int
+        The original's order, (words, counts, path), works as well.
+
     Raises
     ------
     StorytellerError
-        If the file cannot be written.
+        If the arguments are something else, or the file cannot be written.
     """
+    if isinstance(path, Mapping):
+        path, words, counts = counts, path, words
+    if not (isinstance(path, (str, os.PathLike)) and isinstance(words, Mapping) and isinstance(counts, Mapping)):
+        raise StorytellerError(f"a dictionary cannot be written of path {type(path).__name__}, words "
+                               f"{type(words).__name__} and counts {type(counts).__name__}: expected a path and two "
+                               "dicts, save_dictionary(path, words, counts)")
     files.save_pickle(path, OrderedDict(words), OrderedDict(counts))
 
 
