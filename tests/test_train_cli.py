@@ -315,8 +315,9 @@ def test_vectors_go_on_where_they_stopped(place, model, tmp_path, monkeypatch):
     assert len(calls) == 9
 
 
-def test_interrupted(place, model, tmp_path):
-    """Ctrl-C: exit status 130, a checkpoint, and what to do."""
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupted(place, model, tmp_path, number, status):
+    """Ctrl-C and SIGTERM: a checkpoint, and what to do."""
     path = tmp_path / "toy.npz"
     line = [*decoder_line(place, model, path), "--max-epochs", "100000", "--valid-freq", "1000000"]
     process = subprocess.Popen([sys.executable, "-m", "storyteller", *line], cwd=ROOT, stderr=subprocess.PIPE,
@@ -324,9 +325,9 @@ def test_interrupted(place, model, tmp_path):
     end = time.monotonic() + 60
     while not Path(trainer.checkpoint_path(path)).exists() and time.monotonic() < end:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
+    assert process.returncode == status, err
     assert "--resume" in err and "Traceback" not in err
 
 

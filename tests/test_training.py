@@ -156,6 +156,30 @@ def test_resuming_changes_nothing(data, tmp_path, options):
     assert one.keys() == other.keys()
     for name in one:
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
+    # The log is the same but for the clock, and the last row of each part.
+    logs = [{row["update"]: {**row, "seconds": ""} for row in read_log(path)} for path in (whole, parts)]
+    assert logs[0].items() <= logs[1].items() and logs[1].keys() - logs[0].keys() <= {"7", "23", "41"}
+
+
+def read_log(path):
+    with open(trainer.log_path(path), newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_half_a_row_in_the_log(data, tmp_path):
+    """A training that was killed leaves rows behind the checkpoint, the last of them cut off."""
+    path = tmp_path / "toy.npz"
+    trainer.Trainer(decoder_task(data, path, max_epochs=3), path).run(verbose=False, max_updates=20)
+    rows = read_log(path)
+    with open(trainer.log_path(path), "a") as file:
+        file.write("25,1,9.0,99,1.5,0.5,\n2")
+    trainer.Trainer(decoder_task(data, path, max_epochs=3), path, resume=True).run(verbose=False, max_updates=40)
+    found = read_log(path)
+    assert found[:len(rows)] == rows and [int(row["update"]) for row in found] == sorted(
+        {int(row["update"]) for row in found})
+    Path(trainer.log_path(path)).write_bytes(b"\xff\0\xfe")
+    trainer.Trainer(decoder_task(data, path, max_epochs=3), path, resume=True).run(verbose=False, max_updates=50)
+    assert int(read_log(path)[-1]["update"]) == 50
 
 
 SCRIPT = """
@@ -221,21 +245,39 @@ def test_not_a_number(data, tmp_path):
     assert trainer.Trainer(task, path, resume=True).update == 20
 
 
-def test_interrupted_by_hand(data, tmp_path):
+@pytest.mark.parametrize("number, raised", [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_interrupted(data, tmp_path, number, raised):
     path = tmp_path / "toy.npz"
+    before = [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     run = trainer.Trainer(decoder_task(data, path, max_epochs=3), path)
     real, calls = run._step, []
 
     def interrupted(*arrays):
         calls.append(1)
         if len(calls) == 14:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), number)
         return real(*arrays)
     run._step = interrupted
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(raised) as info:
         run.run(verbose=False)
+    assert number == signal.SIGINT or info.value.code == 143
     assert trainer.Trainer(decoder_task(data, path, max_epochs=3), path, resume=True).update == 14
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == before
+
+
+def test_nothing_to_learn_from(data, tmp_path):
+    """No update can be made: an error, and no file."""
+    _, lines, words, _, vectors = data
+    path = tmp_path / "toy.npz"
+    for captions, options in ((lines, {"batch_size": 1}), (lines[:1], {}), (lines, {"maxlen_w": 1})):
+        with pytest.raises(StorytellerError):
+            task = tasks.EmbeddingTask(captions, vectors[:len(captions)], words, path, dim=4, dim_word=4, **options)
+            trainer.Trainer(task, path).run(verbose=False)
+    task = decoder_task(data, path, max_epochs=10 ** 9)
+    task.minibatch = lambda rows, rng: None
+    with pytest.raises(StorytellerError, match="toy.npz"):
+        trainer.Trainer(task, path).run(verbose=False)
+    assert not list(tmp_path.glob("toy.npz*"))
 
 
 def test_resuming_with_other_options(data, tmp_path):

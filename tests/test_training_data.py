@@ -621,7 +621,8 @@ def test_ranking_of_any_number_of_captions(each):
     images[4] = images[5]  # the same picture twice
     captions = np.repeat(images, each, axis=0) + rng.standard_normal((12 * each, 8)).astype(np.float32)
     scores = images @ captions.T
-    ranks = {"i2t": [min((scores[i] > scores[i, j]).sum() for j in range(i * each, i * each + each)) for i in range(12)],
+    ranks = {"i2t": [min((scores[i] > scores[i, j]).sum() for j in range(i * each, i * each + each))
+                     for i in range(12)],
              "t2i": [(scores[:, j] > scores[j // each, j]).sum() for j in range(12 * each)]}
     repeated = np.repeat(images, each, axis=0)
     repeated[1::2] *= np.float32(1 + 1e-6)  # as matrix products of other sizes leave them

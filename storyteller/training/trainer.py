@@ -221,8 +221,9 @@ class Trainer:
         except StorytellerError:
             raise
         except Exception as error:  # zip, JSON and array errors of a damaged file
-            raise StorytellerError(f"{path}: the checkpoint is damaged ({type(error).__name__}: {error}); delete "
-                                   "it to start anew, or put back a copy") from error
+            raise StorytellerError(f"{path}: the checkpoint is damaged, or of another version of storyteller "
+                                   f"({type(error).__name__}: {str(error)[:200]}); delete it to start anew, or put "
+                                   "back a copy") from error
         self._written = self.update
         _log.info("resuming after update %d", self.update)
 
