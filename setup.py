@@ -29,7 +29,6 @@ setup(
         f"numpy>=2.0; {NEW}",
         "scipy>=1.7",
         "nltk>=3.9",
-        "scikit-image>=0.19",
         "pillow>=9.4",
         "tqdm>=4.60",
         "filelock>=3.12",
@@ -37,6 +36,7 @@ setup(
     ],
     extras_require={
         "keras": ["h5py>=3.7"],
+        "heif": ["pillow-heif>=0.15", "pillow>=11.3"],     # Pillow itself reads AVIF from 11.3 on
         "word2vec": ["gensim>=4.0"],
         "evaluate": ["scikit-learn>=1.0"],
         "plot": ["matplotlib>=3.5"],

@@ -17,13 +17,18 @@ from .decoder import Passage
 from .embedding import encode_sentences
 from .text import detokenize, split_sentences, tokenize_words
 
+# The beam's best are much alike, and often what the decoder has learnt by heart; the passages drawn are
+# conservative, and the same every time.
+OF_BEAM = 10
+SAMPLING_OPTIONS = {"temperature": 0.7, "top_k": None, "top_p": 0.95, "seed": 0}
+
 REPEATED = 3           # no passage is told that has so many words in a row twice
-WEIGHT = 8.0           # of the fit beside the mean cost of a word, see in_order
+WEIGHT = 8.0           # of the similarity beside the mean cost of a word, see rerank
 WORDS = (30, 110)      # lengths that count as a short story
 
 
-def fits(vse: Any, passages: Sequence[Passage], query: np.ndarray) -> np.ndarray:
-    """How well passages fit a picture.
+def image_similarity(vse: Any, passages: Sequence[Passage], query: np.ndarray) -> np.ndarray:
+    """How similar passages are to a picture, in the joint space.
 
     Parameters
     ----------
@@ -71,8 +76,8 @@ def quotes_close(text: str) -> bool:
     return marks == ["``", "''"] * (len(marks) // 2)
 
 
-def in_order(passages: Sequence[Passage], fit: np.ndarray, weight: float = WEIGHT) -> list[Passage]:
-    """Passages with the best first: by ``weight`` times the fit less the cost a word, in nats.
+def rerank(passages: Sequence[Passage], similarity: np.ndarray, weight: float = WEIGHT) -> list[Passage]:
+    """Passages with the best first: by ``weight`` times the similarity less the cost a word, in nats.
 
     Those that are unfinished, of an unfit length, repeat themselves or leave a quotation open come last.
     """
@@ -81,6 +86,6 @@ def in_order(passages: Sequence[Passage], fit: np.ndarray, weight: float = WEIGH
         return ((not passage.finished) + repeats(words) + (not WORDS[0] <= len(words) <= WORDS[1])
                 + (not quotes_close(passage.text)))
 
-    scores = [weight * f - p.cost / (len(p.text.split()) + 1) for p, f in zip(passages, fit)]
+    scores = [weight * s - p.cost / (len(p.text.split()) + 1) for p, s in zip(passages, similarity)]
     order = sorted(range(len(passages)), key=lambda i: (unfit(passages[i]), -scores[i]))
     return [passages[i] for i in order]

@@ -61,15 +61,18 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 
 class EfficientNetLite0:
-    """The network with its weights; made by :func:`storyteller.vgg.build_convnet`.
+    """The network with its weights; made by :func:`storyteller.images.build_convnet`.
 
     Attributes
     ----------
+    value_range : tuple of float
+        Of what :meth:`prepare` gives.
     layers : dict
         Name -> output node, ``stem``, ``block1`` ... ``block16``, ``head``, ``pool``.
     """
 
-    n_features, default_layer = HEAD, "pool"
+    name, n_features, default_layer = "EfficientNet-Lite0", HEAD, "pool"
+    value_range = ((0 - CENTRE) / SPREAD, (255 - CENTRE) / SPREAD)
 
     def __init__(self, params: dict[str, np.ndarray], device: str = "cpu"):
         from . import backend as be

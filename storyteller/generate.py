@@ -8,31 +8,40 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, Callable, Union
 
 import numpy as np
+from numpy.linalg import norm
 
+from . import candidates as choosing
 from . import config as _config
-from .errors import StorytellerError
+from . import decoder, embedding, skipthoughts
+from . import style as styles
+from .candidates import OF_BEAM, SAMPLING_OPTIONS
+from .decoder import Passage
+from .errors import StorytellerError, check_count, check_flag, check_number, shown
+from .images import Image, Picture, build_convnet, compute_features, image_name, load_image, open_picture, short_name
+from .progress import progress_bar
 from .stories import Caption, Story, print_story
-from .vgg import Image, build_convnet, compute_features, load_image, open_image
+from .style import shift
 
-__all__ = ["Models", "Story", "Caption", "load_all", "story", "stories",
-           "load_image", "build_convnet", "compute_features"]
+# Some are here because the original's generate had them: norm, shift, skipthoughts, decoder, embedding ...
+__all__ = ["Models", "Story", "Caption", "load_all", "story", "stories", "each_story",
+           "image_features", "nearest_captions", "shifted_thought", "write_passages", "retrieve_captions",
+           "load_image", "build_convnet", "compute_features", "skipthoughts", "decoder", "embedding", "norm", "shift"]
 
 _log = logging.getLogger(__name__)
 
-# Candidates: the beam's best, which are much alike and often what the decoder has learnt by heart, and passages drawn
-# boldly, and every time the same.
-OF_BEAM = 10
-DRAWN = {"temperature": 0.7, "top_k": None, "top_p": 0.95, "seed": 0}
-
 Style = Union[None, str, "os.PathLike[str]", np.ndarray]
 
+# Keys of z whose parts are objects, which remember the settings that they were loaded by.
+_MODELS = ("dec", "stv", "vse", "net")
 
-class Models(Mapping):
+
+class Models(MutableMapping):
     """The dict z: every part of the pipeline, each loaded when it is first looked up.
 
     Parameters
@@ -47,12 +56,17 @@ class Models(Mapping):
     Keys: ``stv`` (skip-thoughts model), ``dec`` (decoder), ``vse`` (joint embedding), ``net``
     (convnet), ``cap`` (list of caption strings), ``cvec`` (their joint embeddings, n x dim),
     ``bneg`` (caption style c), ``bpos`` (book style b).
+
+    A copy, and ``dict(z)``, hold the same parts and tell the same stories.  A pickle holds the settings and the
+    parts that were set by hand; the others are loaded again when they are looked up.
     """
 
     def __init__(self, config: _config.ConfigLike = None, verbose: bool = True):
         self.config = _config.load(config)
         self._verbose = verbose
         self._parts: dict[str, Any] = {}
+        self._given: set[str] = set()       # keys of parts that were set by hand
+        self._loading = threading.RLock()
         self._device: str | None = None
         self._loaders: dict[str, tuple[str, Callable[[], Any]]] = {
             "stv": ("skip-thoughts", self._skipthoughts), "dec": ("decoder", self._decoder),
@@ -63,11 +77,19 @@ class Models(Mapping):
 
     def __getitem__(self, key: str) -> Any:
         if key not in self._parts:
-            what, load = self._loaders[key]
-            if self._verbose:
-                _log.info("Loading %s...", what)
-            self._parts[key] = load()
+            with self._loading:     # threads wait for the first that asks
+                if key not in self._parts:
+                    what, load = self._loaders[key]
+                    if self._verbose:
+                        _log.info("Loading %s...", what)
+                    part = load()
+                    if key in _MODELS:
+                        part.settings = self.config
+                    self._parts[key] = part
         return self._parts[key]
+
+    def __contains__(self, key: object) -> bool:    # without loading it
+        return key in self._loaders
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._loaders)
@@ -76,9 +98,43 @@ class Models(Mapping):
         return len(self._loaders)
 
     def __setitem__(self, key: str, part: Any) -> None:
-        if key not in self._loaders:
-            raise StorytellerError(f"key is {key!r}: expected one of {', '.join(self._loaders)}")
-        self._parts[key] = part
+        if key not in self._loaders and key not in PARTS:
+            raise StorytellerError(f"key is {shown(key)}: expected one of {', '.join(PARTS)}")
+        with self._loading:
+            self._loaders.setdefault(key, (key, lambda: part))
+            self._parts[key] = part
+            self._given.add(key)
+
+    def __delitem__(self, key: str) -> None:
+        with self._loading:
+            del self._loaders[key]
+            self._parts.pop(key, None)
+            self._given.discard(key)
+
+    # As of an object: of mappings, equality would load every part and compare arrays.
+    __eq__ = object.__eq__
+    __hash__ = object.__hash__
+
+    def copy(self) -> Models:
+        """Another z with the same parts, those not loaded yet being its own."""
+        other = Models(self.config, self._verbose)
+        with self._loading:
+            for key in set(other._loaders) - set(self._loaders):
+                del other._loaders[key]
+            other._parts.update(self._parts)
+            other._given.update(self._given)
+            other._device = self._device
+        return other
+
+    __copy__ = copy
+
+    def __reduce__(self) -> tuple:
+        with self._loading:
+            given = {key: self._parts[key] for key in sorted(self._given)}
+            return _unpickled, (self.config, self._verbose, list(self._loaders), given)
+
+    def _ipython_key_completions_(self) -> list[str]:
+        return list(self)
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{key}: {'loaded' if key in self._parts else 'not loaded'}" for key in self)
@@ -92,23 +148,20 @@ class Models(Mapping):
             self._device = backend.choose_device(self.config.cpu_mode)
         return self._device
 
-    def _skipthoughts(self):
-        from . import skipthoughts
+    def _skipthoughts(self) -> skipthoughts.SkipThoughts:
         self.config.require(["skmodels", "sktables"])
         return skipthoughts.load_model(self.config.paths["skmodels"], self.config.paths["sktables"],
                                        self.device, self._verbose)
 
-    def _decoder(self):
-        from . import decoder
+    def _decoder(self) -> decoder.Decoder:
         self.config.require(["decmodel", "dictionary"])
         return decoder.load_model(self.config.paths["decmodel"], self.config.paths["dictionary"],
                                   self.device)
 
-    def _embedding(self):
-        from . import embedding
+    def _embedding(self) -> embedding.JointEmbedding:
         return embedding.load_model(self.config.path("vsemodel"), self.device)
 
-    def _convnet(self):
+    def _convnet(self) -> Any:
         return build_convnet(self.config.path("vgg"), self.device)
 
     def _captions(self) -> list[str]:
@@ -116,13 +169,30 @@ class Models(Mapping):
         return text.read_captions(self.config.path("captions"))
 
     def _caption_vectors(self) -> np.ndarray:
-        from . import embedding
         return embedding.embed_captions(self["vse"], self["cap"], self.config.path("captions"),
                                         self._verbose)
 
     def _style(self, key: str) -> np.ndarray:
-        from . import style
-        return style.load(self.config.path(key))
+        vector = styles.load(self.config.path(key)).view(_NamedStyle)
+        vector.name = _style_name(self.config.paths[key])
+        return vector
+
+
+class _NamedStyle(np.ndarray):
+    """A style vector that knows its name, also as a part of ``dict(z)``."""
+
+    name: str | None = None
+
+
+PARTS = ("stv", "dec", "vse", "net", "cap", "cvec", "bneg", "bpos")
+
+
+def _unpickled(config: _config.Config, verbose: bool, keys: list[str], given: dict[str, Any]) -> Models:
+    z = Models(config, verbose)
+    for key in set(z) - set(keys):
+        del z[key]
+    z.update(given)
+    return z
 
 
 def load_all(config: _config.ConfigLike = None, verbose: bool = True) -> Models:
@@ -169,19 +239,20 @@ def _check_fit(z: Mapping[str, Any]) -> None:
                                f"{z['vse'].dim_image} numbers, but the convnet gives {z['net'].n_features}")
 
 
-def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric: bool = False, *,
-          style: Style = None, strength: float = 1.0, n_best: int = 1, sample: bool = False,
+def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int = 50, lyric: bool = False, *,
+          image: Image = None, style: Style = None, strength: float = 1.0, n_best: int = 1, sample: bool = False,
           temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
           seed: int | None = None, maxlen: int = 1000, use_unk: bool = False,
-          candidates: int | None = None, prose: bool | None = None, show: bool = True) -> Story:
+          candidates: int | None = None, prose: bool | None = None, strict: bool = False,
+          show: bool = True) -> Story:
     """Tell a story about a picture.
 
     Parameters
     ----------
     z : mapping
-        From :func:`load_all`.
-    image : path, file object, bytes, PIL image or array
-        See :func:`storyteller.vgg.open_image`.
+        From :func:`load_all`, or a dict with the same keys.
+    image_loc : path, file object, bytes, PIL image or array
+        See :func:`storyteller.images.open_image`; ``image`` is another name for it.
     k : int
         How many of the nearest captions to think of.
     bw : int
@@ -211,6 +282,8 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
         Show the story as a reader expects it, with capitals and without blanks before punctuation;
         False: the decoder's own words, as the original does.  The settings' ``telling['prose']`` by
         default, which is True for the compact models alone.
+    strict : bool
+        Refuse a picture that is truncated or blank.  By default its story has warnings, which are logged.
     show : bool
         Print the story, as the original does.
 
@@ -223,58 +296,179 @@ def story(z: Mapping[str, Any], image: Image, k: int = 100, bw: int = 50, lyric:
     StorytellerError
         If the image cannot be read or an argument is out of range.
     """
-    from . import candidates as choosing
-    from . import decoder, embedding, skipthoughts
-    from . import style as styles
-    candidates = _told(z, "candidates", candidates, 0)
-    if isinstance(candidates, bool) or not isinstance(candidates, (int, np.integer)) or candidates < 0:
-        raise StorytellerError(f"candidates is {candidates!r}: expected a whole number; 0 tells the likeliest story")
-    for name, value in (("k", k), ("bw", bw), ("n_best", n_best), ("maxlen", maxlen)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-            raise StorytellerError(f"{name} is {value!r}: expected a whole number of at least 1")
+    if (image is None) == (image_loc is None):
+        raise StorytellerError("story needs one picture: image_loc, of which image is another name")
+    image = image_loc if image is None else image
+    _check_parts(z)
+    prose, candidates = _told(z, "prose", prose, False), _told(z, "candidates", candidates, 0)
+    k, bw, n_best = check_count("k", k), check_count("bw", bw), check_count("n_best", n_best)
+    flags = {"lyric": lyric, "prose": prose, "strict": strict, "show": show}
+    lyric, prose, strict, show = (check_flag(name, flag) for name, flag in flags.items())
+    options = _writing_options(sample, candidates, maxlen, use_unk, temperature, top_k, top_p, seed)
+    strength = check_number("strength", strength)
+    b, style_name = _book_style(z, style)
+
     timings, watch = {}, time.perf_counter
     start = watch()
-    b, style_name = _book_style(z, style)
-    pixels = open_image(image)
-    _, im = load_image(pixels, z["net"])
-    features = compute_features(z["net"], im).reshape(1, -1)
-    norm = np.linalg.norm(features)
-    features = features / norm if norm else features
+    picture = open_picture(image)
+    if picture.warnings and strict:
+        raise StorytellerError(f"{short_name(picture.name)}: {picture.warnings[0]}; give another picture, or leave "
+                               "strict out")
+    picture.log_warnings()
+    features = image_features(z, picture)
     timings["features"] = watch() - start
 
     start = watch()
-    query = embedding.encode_images(z["vse"], features)
-    best, scores = embedding.nearest(z["cvec"], query[0], k)
-    captions = [Caption(z["cap"][i], float(score)) for i, score in zip(best, scores)]
+    captions = nearest_captions(z, features, k)
     timings["captions"] = watch() - start
 
     start = watch()
-    thoughts = skipthoughts.encode(z["stv"], [caption.text for caption in captions], verbose=False)
-    shifted = styles.shift(thoughts.mean(axis=0), z["bneg"], b, strength)
+    thought = shifted_thought(z, captions, b, strength)
     timings["thoughts"] = watch() - start
 
     start = watch()
-    options = dict(use_unk=use_unk, maxlen=maxlen, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    if candidates and not sample:
-        found = decoder.passages(z["dec"], shifted, bw, max(n_best, OF_BEAM), **options)
-        found += decoder.passages(z["dec"], shifted, n_best=candidates, stochastic=True, **{**options, **DRAWN})
-    else:
-        found = decoder.passages(z["dec"], shifted, bw, max(n_best, candidates), stochastic=sample, **options)
-    if candidates:
-        found = choosing.in_order(found, choosing.fits(z["vse"], found, query[0]))[:n_best]
+    passages = write_passages(z, thought, features, bw, n_best, **options)
     timings["passage"] = watch() - start
 
-    told = Story(image=_image_name(image), captions=captions, passage=found[0].text, cost=found[0].cost,
-                 style=style_name, timings=timings, lyric=lyric, prose=_told(z, "prose", prose, False),
-                 alternatives=found, picture=pixels)
+    told = Story(image=picture.name, captions=captions, passage=passages[0].text, cost=passages[0].cost,
+                 style=style_name, timings=timings, lyric=lyric, prose=prose, alternatives=passages,
+                 warnings=list(picture.warnings), picture=picture.pixels)
     if show:
         print_story(told)
     return told
 
 
+def image_features(z: Mapping[str, Any], image: Image | Picture) -> np.ndarray:
+    """The first stage: what the convnet sees in a picture.
+
+    Parameters
+    ----------
+    z : mapping
+        With ``net``.
+    image : path, file object, bytes, PIL image or array
+        See :func:`storyteller.images.open_image`.
+
+    Returns
+    -------
+    array (n_features,) float32
+        Of unit norm; all zeros where the convnet gives these.
+    """
+    _, im = load_image(image, z["net"])
+    features = compute_features(z["net"], im)[0]
+    length = norm(features)
+    return features / length if length else features
+
+
+def nearest_captions(z: Mapping[str, Any], features: np.ndarray, k: int = 100) -> list[Caption]:
+    """The second stage: the captions that lie nearest to a picture in the joint space.
+
+    Parameters
+    ----------
+    z : mapping
+        With ``vse``, ``cap`` and ``cvec``.
+    features : array (n_features,) float32
+        From :func:`image_features`.
+    k : int
+        How many.
+
+    Returns
+    -------
+    list of Caption
+        Best first; all captions where there are fewer than k.
+    """
+    if len(z["cap"]) != len(z["cvec"]):
+        raise StorytellerError(f"z['cap'] has {len(z['cap'])} captions, z['cvec'] {len(z['cvec'])} vectors: expected "
+                               "one for each; make them anew with embedding.embed_captions(z['vse'], z['cap'])")
+    query = embedding.encode_images(z["vse"], np.reshape(features, (1, -1)))[0]
+    best, scores = embedding.nearest(z["cvec"], query, k)
+    return [Caption(z["cap"][i], float(score)) for i, score in zip(best, scores)]
+
+
+def shifted_thought(z: Mapping[str, Any], captions: Sequence[Caption | str], style: Style = None,
+                    strength: float = 1.0) -> np.ndarray:
+    """The third stage: the mean thought of captions, moved from caption style to book style.
+
+    Parameters
+    ----------
+    z : mapping
+        With ``stv``, ``bneg`` and, where no other style is given, ``bpos``.
+    captions : sequence of Caption or str
+        From :func:`nearest_captions`.
+    style, strength
+        See :func:`story`.
+
+    Returns
+    -------
+    array (dim,) float32
+        F(x) = x - c + b.
+    """
+    texts = [caption.text if isinstance(caption, Caption) else caption for caption in captions]
+    thoughts = skipthoughts.encode(z["stv"], texts, verbose=False)
+    return shift(thoughts.mean(axis=0), z["bneg"], _book_style(z, style)[0], strength)
+
+
+def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarray | None = None, bw: int = 50,
+                   n_best: int = 1, *, sample: bool = False, candidates: int = 0, **options: Any) -> list[Passage]:
+    """The fourth stage: passages about a thought, the one to be told first.
+
+    Parameters
+    ----------
+    z : mapping
+        With ``dec``, and for candidates ``vse``.
+    thought : array (dim,) float32
+        From :func:`shifted_thought`.
+    features : array (n_features,) float32, optional
+        From :func:`image_features`: candidates are compared with them.
+    bw, n_best, sample, candidates
+        See :func:`story`.
+    **options
+        ``maxlen``, ``use_unk``, ``temperature``, ``top_k``, ``top_p`` and ``seed`` of :func:`story`.
+
+    Returns
+    -------
+    list of Passage
+        At most n_best.
+    """
+    dec, wanted = z["dec"], max(n_best, candidates)
+    if not candidates or sample:
+        found = decoder.passages(dec, thought, bw, wanted, stochastic=sample, **options)
+    else:
+        found = decoder.passages(dec, thought, bw, max(n_best, OF_BEAM), **options)
+        found += decoder.passages(dec, thought, n_best=candidates, stochastic=True, **{**options, **SAMPLING_OPTIONS})
+    if candidates:
+        if features is None:
+            raise StorytellerError("candidates are chosen by how near they are to the picture: give its features")
+        query = embedding.encode_images(z["vse"], np.reshape(features, (1, -1)))[0]
+        found = choosing.rerank(found, choosing.image_similarity(z["vse"], found, query))
+    return found[:n_best]
+
+
+def retrieve_captions(model: embedding.JointEmbedding, net: Any, captions: Sequence[str], cvec: np.ndarray,
+                      file_name: Image, k: int = 5) -> list[str]:
+    """The captions nearest to a picture: the joint embedding's original ``retrieve_captions``.
+
+    Parameters
+    ----------
+    model : JointEmbedding
+    net : ConvNet or EfficientNetLite0
+    captions : sequence of str
+    cvec : array (len(captions), dim) float32
+        From :func:`storyteller.embedding.encode_sentences`.
+    file_name : path, file object, bytes, PIL image or array
+    k : int
+
+    Returns
+    -------
+    list of str
+        Best first.
+    """
+    parts = {"vse": model, "net": net, "cap": captions, "cvec": cvec}
+    return [caption.text for caption in nearest_captions(parts, image_features(parts, file_name), k)]
+
+
 def stories(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int = 50,
             lyric: bool = False, show: bool = False, on_error: str = "raise", verbose: bool = True,
-            **options) -> list[Story]:
+            **options: Any) -> list[Story]:
     """Tell stories about many pictures.
 
     Parameters
@@ -293,54 +487,93 @@ def stories(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int
     Returns
     -------
     list of Story
+        Each with a picture of at most 480 pixels a side; :func:`each_story` keeps none.
     """
-    from .progress import progress_bar
+    return list(each_story(z, images, k, bw, lyric, show, on_error, verbose, **options))
+
+
+def each_story(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int = 50,
+               lyric: bool = False, show: bool = False, on_error: str = "raise", verbose: bool = True,
+               **options: Any) -> Iterator[Story]:
+    """:func:`stories` one by one, as they are told: for more pictures than fit into memory, or any iterator of them."""
     if on_error not in ("raise", "skip"):
-        raise StorytellerError(f"on_error is {on_error!r}: expected 'raise' or 'skip'")
-    if isinstance(images, (str, bytes, os.PathLike)):
-        raise StorytellerError("images is a single path: expected a list; write [path]")
-    images, told = list(images), []
-    with progress_bar(len(images), "telling stories", "picture", verbose and not show) as bar:
-        for image in images:
+        raise StorytellerError(f"on_error is {shown(on_error)}: expected 'raise' or 'skip'")
+    if isinstance(images, (str, bytes, os.PathLike, np.ndarray, Mapping)) or not isinstance(images, Iterable):
+        raise StorytellerError(f"images is {shown(images)}: expected a list of pictures; for one write [picture]")
+    return _each_story(z, images, on_error, verbose and not show, {
+        "k": k, "bw": bw, "lyric": lyric, "show": show, **options})
+
+
+def _each_story(z: Mapping[str, Any], images: Iterable[Image], on_error: str, verbose: bool,
+                options: dict[str, Any]) -> Iterator[Story]:
+    total = len(images) if isinstance(images, Sequence) else None
+    with progress_bar(total, "telling stories", "picture", verbose) as bar:
+        for number, image in enumerate(images, 1):
             try:
-                told.append(story(z, image, k, bw, lyric, show=show, **options))
+                told = story(z, image, **options)
             except StorytellerError as error:
+                name = short_name(image_name(image))
+                named = f"{error}" if name in str(error) else f"{name} (picture {number}): {error}"
                 if on_error == "raise":
-                    raise
-                _log.warning("skipped: %s", error)
+                    raise StorytellerError(named) from error
+                _log.warning("skipped: %s", named)
+            else:
+                yield told
             bar.update()
-    return told
+
+
+def _check_parts(z: Any) -> None:
+    """One clear error where z is not what load_all gives."""
+    if not isinstance(z, Mapping):
+        raise StorytellerError(f"z is {shown(z)}: expected what load_all() gives, or a dict with its parts")
+    missing = [key for key in PARTS if key not in z]
+    if missing:
+        raise StorytellerError(f"z lacks {', '.join(missing)}: expected the keys {', '.join(PARTS)}, as load_all() "
+                               "gives them")
+
+
+def _writing_options(sample: Any, candidates: Any, maxlen: Any, use_unk: Any, temperature: Any, top_k: Any, top_p: Any,
+                     seed: Any) -> dict[str, Any]:
+    """The options of write_passages, checked before anything is computed."""
+    return {"sample": check_flag("sample", sample), "candidates": check_count("candidates", candidates, 0),
+            "maxlen": check_count("maxlen", maxlen), "use_unk": check_flag("use_unk", use_unk),
+            "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+
+
+def _settings(z: Mapping[str, Any]) -> _config.Config | None:
+    """The settings that z was loaded by, also where it is a dict of parts."""
+    if isinstance(z, Models):
+        return z.config
+    return next((found for found in (getattr(z[key], "settings", None) for key in _MODELS) if found is not None), None)
 
 
 def _book_style(z: Mapping[str, Any], style: Style) -> tuple[np.ndarray, str]:
-    from . import style as styles
     if style is None:
-        path = z.config.paths.get("posbias", "") if isinstance(z, Models) else ""
-        return z["bpos"], _style_name(path) if path else "default"
+        style, otherwise = z["bpos"], "default"
+    else:
+        otherwise = "array"
     if isinstance(style, np.ndarray):
-        return style, "array"
-    path = os.fspath(style)
+        return np.asarray(style), getattr(style, "name", None) or otherwise
+    if not isinstance(style, (str, os.PathLike)):
+        raise StorytellerError(f"style is {shown(style)}: expected a style's name, an .npy file or an array")
+    path = os.fsdecode(style)
     if not os.path.isfile(path):
-        if not isinstance(z, Models):
-            raise StorytellerError(f"style {path!r} is not a file: expected the path of an .npy file or an "
+        settings = _settings(z)
+        if settings is None:
+            raise StorytellerError(f"style {shown(path)} is not a file: expected the path of an .npy file or an "
                                    "array (named styles need z from load_all)")
-        path = z.config.style_path(path)
+        path = settings.style_path(path)
     return styles.load(path, z["stv"].dim), _style_name(path)
 
 
 def _told(z: Mapping[str, Any], name: str, given: Any, otherwise: Any) -> Any:
     """An option of telling: as given, else the settings', else the original's."""
-    settings = z.config.telling if isinstance(z, Models) else {}
-    return settings.get(name, otherwise) if given is None else given
+    if given is not None:
+        return given
+    settings = _settings(z)
+    return otherwise if settings is None else settings.telling.get(name, otherwise)
 
 
 def _style_name(path: str) -> str:
     name = os.path.splitext(os.path.basename(path))[0]
     return name[:-len("_style")] if name.endswith("_style") else name
-
-
-def _image_name(image: Image) -> str:
-    if isinstance(image, (str, os.PathLike)):
-        return os.fspath(image)
-    return str(getattr(image, "name", None) or getattr(image, "filename", None)
-               or f"<{type(image).__name__}>")

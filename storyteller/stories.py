@@ -5,8 +5,9 @@ import base64
 import html
 import io
 import re
+import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,12 @@ class Caption:
     score: float
 
 
-@dataclass(repr=False)
+@dataclass(repr=False, eq=False)
 class Story:
     """A story about a picture.
+
+    ``str(story)``, ``print(story)``, ``format(story)`` and ``story + ' The end.'`` take the whole story, as the
+    programs do for which it was a string.
 
     Attributes
     ----------
@@ -51,8 +55,10 @@ class Story:
         punctuation, in place of the decoder's own words.
     alternatives : list of Passage
         All passages asked for, the best first.
-    picture : array (h, w, 3) uint8
-        For showing; at most 480 pixels a side.
+    warnings : list of str
+        What is wrong with the picture: it is truncated, or blank.
+    picture : array (h, w, 3) uint8, or None
+        For showing; at most 480 pixels a side.  No field: ``dataclasses.asdict`` leaves it out.
     """
 
     image: str
@@ -64,14 +70,41 @@ class Story:
     lyric: bool = False
     prose: bool = False
     alternatives: list[Passage] = field(default_factory=list)
-    picture: np.ndarray | None = None
+    warnings: list[str] = field(default_factory=list)
+    picture: InitVar[np.ndarray | None] = None
 
-    def __post_init__(self):
-        if self.picture is not None and max(self.picture.shape[:2]) > _PICTURE_SIDE:
+    def __post_init__(self, picture: np.ndarray | None) -> None:
+        if picture is not None and max(picture.shape[:2]) > _PICTURE_SIDE:
             from PIL import Image
-            picture = Image.fromarray(self.picture)
-            picture.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
-            self.picture = np.asarray(picture)
+            small = Image.fromarray(picture)
+            small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
+            picture = np.asarray(small)
+        # A copy, so that neither a caller's array nor a large one behind it is held.
+        self.picture = None if picture is None else np.array(picture)
+        self._printed_in: int | None = None
+
+    def __eq__(self, other: object) -> bool:
+        """Whether all is equal but the timings."""
+        if not isinstance(other, Story):
+            return NotImplemented
+        names = [one.name for one in fields(self) if one.name != "timings"]
+        return (all(getattr(self, name) == getattr(other, name) for name in names)
+                and np.array_equal(self.picture, other.picture))    # type: ignore[arg-type]
+
+    def __hash__(self) -> int:
+        return hash((self.image, self.style, self.passage))
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
+    def __format__(self, spec: str) -> str:
+        return format(str(self), spec)
+
+    def __add__(self, other: str) -> str:
+        return str(self) + str(other) if isinstance(other, (str, Story)) else NotImplemented
+
+    def __radd__(self, other: str) -> str:
+        return other + str(self) if isinstance(other, str) else NotImplemented
 
     @property
     def text(self) -> str:
@@ -96,13 +129,21 @@ class Story:
                 f"cost {self.cost:.2f}: {start!r}>")
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the picture, as plain Python values."""
-        return {"image": self.image, "style": self.style, "passage": self.passage, "cost": self.cost,
+        """Everything but the picture, as plain Python values that JSON and UTF-8 can hold."""
+        return {"image": _utf8(self.image), "style": _utf8(self.style), "passage": self.passage, "cost": self.cost,
                 "lyric": self.lyric, "text": "\n".join(self.lines),
                 "captions": [{"text": c.text, "score": c.score} for c in self.captions],
                 "alternatives": [{"passage": p.text, "cost": p.cost, "finished": p.finished}
                                  for p in self.alternatives],
-                "timings": dict(self.timings)}
+                "warnings": list(self.warnings), "timings": dict(self.timings)}
+
+    def _ipython_display_(self) -> None:
+        """Show the story, unless the same cell of a notebook or line of IPython has just printed it."""
+        count = _cell()
+        if count is not None and count == self._printed_in:
+            return
+        from IPython.display import display
+        display({"text/plain": repr(self), "text/html": self._repr_html_()}, raw=True)
 
     def _repr_html_(self) -> str:
         """The picture beside the story, self-contained."""
@@ -112,8 +153,9 @@ class Story:
             data = io.BytesIO()
             Image.fromarray(self.picture).save(data, "JPEG", quality=88)
             source = base64.b64encode(data.getvalue()).decode()
-            picture = (f'<img alt="{html.escape(self.image)}" src="data:image/jpeg;base64,{source}" '
+            picture = (f'<img alt="{html.escape(_utf8(self.image))}" src="data:image/jpeg;base64,{source}" '
                        'style="max-width:320px;height:auto;flex:none">')
+        name, style = html.escape(_utf8(self.image)), html.escape(_utf8(self.style))
         captions = "".join(f'<li>{html.escape(c.text)} <small>{c.score:.3f}</small></li>'
                            for c in self.captions[:SHOWN_CAPTIONS])
         passage = "<br>".join(html.escape(line) for line in self.lines)
@@ -121,8 +163,13 @@ class Story:
                 f'margin:1em 0">{picture}<div style="flex:1 1 20em;max-width:44em">'
                 f'<p style="font-size:1.15em;line-height:1.5;margin-top:0">{passage}</p>'
                 f'<details open><summary>Nearest captions</summary><ol>{captions}</ol></details>'
-                f'<p><small>{html.escape(self.image)}, style {html.escape(self.style)}, '
+                f'<p><small>{name}, style {style}, '
                 f'cost {self.cost:.2f}</small></p></div></div>')
+
+
+def _utf8(name: str) -> str:
+    """A name of a file with replacement characters for bytes that are not UTF-8."""
+    return name.encode("utf-8", "replace").decode("utf-8")
 
 
 def lyric_lines(passage: str) -> list[str]:
@@ -136,8 +183,15 @@ def verse_lines(passage: str) -> list[str]:
     return [piece[:1].upper() + piece[1:] for piece in pieces if piece]
 
 
+def _cell() -> int | None:
+    """The number of the notebook cell, or of IPython's line, that is being run; None elsewhere."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return getattr(shell, "execution_count", None)
+
+
 def print_story(story: Story) -> None:
     """Print captions and passage exactly as the original does (labels end in a space)."""
+    story._printed_in = _cell()
     print("NEAREST-CAPTIONS: ")
     for caption in story.captions[:SHOWN_CAPTIONS]:
         print(caption.text)

@@ -16,15 +16,15 @@ def passage(text, cost=10.0, finished=True):
     return Passage(text, cost, finished)
 
 
-def test_fits(z):
+def test_image_similarity(z):
     query = np.random.default_rng(0).standard_normal(z["vse"].dim).astype(np.float32)
     query /= np.linalg.norm(query)
-    found = candidates.fits(z["vse"], [passage("`` A dog runs , '' she said . The sea is blue ."), passage(""),
-                                       passage("The sea is blue .")], query)
+    found = candidates.image_similarity(z["vse"], [passage("`` A dog runs , '' she said . The sea is blue ."),
+                                                   passage(""), passage("The sea is blue .")], query)
     rows = embedding.encode_sentences(z["vse"], ["`` a dog runs , '' she said .", "the sea is blue .",
                                                  "`` a dog runs , '' she said . the sea is blue ."]) @ query
     np.testing.assert_allclose(found, [max(rows[:2]) + rows[2], 0, 2 * rows[1]], atol=1e-6)
-    assert not len(candidates.fits(z["vse"], [], query))
+    assert not len(candidates.image_similarity(z["vse"], [], query))
 
 
 def test_repeats():
@@ -45,10 +45,10 @@ def test_order():
     fit = {"best": passage(words, 40.0), "cheap": passage(words + " x", 20.0), "open": passage(words, 1.0, False),
            "short": passage("no", 0.1), "again": passage("a b c d e " * 6, 1.0),
            "said": passage(words + " ''", 1.0)}
-    fits = np.array([0.9, 0.1, 1.0, 1.0, 1.0, 1.0])
-    order = candidates.in_order(list(fit.values()), fits, weight=4.0)
+    similarity = np.array([0.9, 0.1, 1.0, 1.0, 1.0, 1.0])
+    order = candidates.rerank(list(fit.values()), similarity, weight=4.0)
     assert order[:2] == [fit["best"], fit["cheap"]]
-    assert candidates.in_order(list(fit.values()), fits, weight=0.0)[0] is fit["cheap"]
+    assert candidates.rerank(list(fit.values()), similarity, weight=0.0)[0] is fit["cheap"]
 
 
 def test_the_story_told_is_one_of_more(z):
