@@ -14,7 +14,7 @@ import numpy as np
 
 from . import files, search
 from .errors import StorytellerError
-from .layers import dense, dense_shapes, gru_shapes, gru_step, join_gru
+from .layers import Model, dense, dense_shapes, gru_shapes, gru_step, join_gru
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class Passage:
     finished: bool = True
 
 
-class Decoder:
+class Decoder(Model):
     """A loaded decoder; made by :func:`load_model`.
 
     Attributes
@@ -51,20 +51,25 @@ class Decoder:
         Word of every index: ``<eos>``, ``UNK``, then the dictionary's.
     """
 
+    _compiled = ("_init", "_next")
+
     def __init__(self, options: dict, params: dict[str, np.ndarray], vocabulary: list[str],
                  device: str = "cpu"):
+        self.options, self.vocabulary, self._device = options, vocabulary, device
+        self.dimctx = params["ff_state_W"].shape[0]
+        self._params = {name: value for name, value in params.items() if not name.startswith("decoder_")}
+        self._gru = join_gru(params, "decoder")
+        self._compile()
+
+    def _compile(self) -> None:
         from . import backend as be
-        self.options, self.vocabulary = options, vocabulary
-        self.dimctx, dim = params["ff_state_W"].shape
-        gru = join_gru(params, "decoder")
-        p = {name: be.shared(value, name) for name, value in params.items()
-             if not name.startswith("decoder_")}
-        W, U, b = (be.shared(gru[name], f"decoder_{name}") for name in "WUb")
+        p = {name: be.shared(value, name) for name, value in self._params.items()}
+        W, U, b = (be.shared(self._gru[name], f"decoder_{name}") for name in "WUb")
         ctx, h, y = be.matrix("ctx"), be.matrix("h"), be.int_vector("y")
-        self._init = be.function([ctx], [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], device)
-        state = gru_step(dense(be.rows_or_zeros(p["Wemb"], y), W, b), h, U, dim)
+        self._init = be.function([ctx], [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], self._device)
+        state = gru_step(dense(be.rows_or_zeros(p["Wemb"], y), W, b), h, U, len(self._gru["U"]))
         top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
-        self._next = be.function([y, h], [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state], device)
+        self._next = be.function([y, h], [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state], self._device)
 
     def f_init(self, ctx: np.ndarray) -> np.ndarray:
         """First hidden states: tanh(ctx . ff_state_W + ff_state_b), (n, dimctx) -> (n, dim)."""

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import files
 from .errors import StorytellerError
+from .layers import Model
 
 SHORT_SIDE, CROP = 256, 224
 CENTRE, SPREAD = 127.0, 128.0   # pixels become (x - 127) / 128
@@ -60,7 +61,7 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return files.load_arrays(path, list(shapes), shapes)
 
 
-class EfficientNetLite0:
+class EfficientNetLite0(Model):
     """The network with its weights; made by :func:`storyteller.images.build_convnet`.
 
     Attributes
@@ -74,11 +75,16 @@ class EfficientNetLite0:
     name, n_features, default_layer = "EfficientNet-Lite0", HEAD, "pool"
     value_range = ((0 - CENTRE) / SPREAD, (255 - CENTRE) / SPREAD)
 
+    _compiled = ("layers", "_input", "_functions")
+
     def __init__(self, params: dict[str, np.ndarray], device: str = "cpu"):
+        self._params, self._device = params, device
+        self._compile()
+
+    def _compile(self) -> None:
         from . import backend as be
-        self._device = device
         self._input = be.tensor4("im")
-        p = {name: be.shared(value, name) for name, value in params.items()}
+        p = {name: be.shared(value, name) for name, value in self._params.items()}
 
         def layer(x: Any, name: str, stride: int = 1, groups: int = 1, limit: float | None = 6.0) -> Any:
             return be.same_conv2d(x, p[f"{name}_W"], p[f"{name}_b"], stride, groups, limit)
@@ -103,7 +109,7 @@ class EfficientNetLite0:
         from . import backend as be
         if layer not in self.layers:
             raise StorytellerError(f"layer is {layer!r}: expected one of {', '.join(self.layers)}")
-        if layer not in self._functions:
+        if layer not in self._functions:    # two threads may both compile it: either's will do
             self._functions[layer] = be.function([self._input], [self.layers[layer]], self._device)
         return self._functions[layer](np.ascontiguousarray(im, dtype=np.float32))[0]
 

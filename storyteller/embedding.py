@@ -14,7 +14,7 @@ import numpy as np
 
 from . import cache, files
 from .errors import StorytellerError
-from .layers import GRUEncoder, dense, dense_shapes, gru_shapes, unit_rows
+from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, unit_rows
 from .progress import progress_bar
 from .text import as_sentences, word_indices
 
@@ -26,7 +26,7 @@ _CHUNK = 8192
 _BATCH = 512
 
 
-class JointEmbedding:
+class JointEmbedding(Model):
     """A loaded joint embedding; made by :func:`load_model`.
 
     Attributes
@@ -43,18 +43,22 @@ class JointEmbedding:
         The files that sentence vectors depend on.
     """
 
+    _compiled = ("_images", "_projected")
+
     def __init__(self, options: dict, params: dict[str, np.ndarray], worddict: dict[str, int],
                  paths: Sequence[str], device: str = "cpu"):
-        from . import backend as be
-        self.options, self.worddict, self.paths = options, worddict, tuple(paths)
-        self.dim_image, self.dim = params["ff_image_W"].shape
-        self.n_words = len(params["Wemb"])
-        self._Wemb = params["Wemb"]
+        self.options, self.worddict, self.paths, self._device = options, worddict, tuple(paths), device
+        self._W, self._b, self._Wemb = params["ff_image_W"], params["ff_image_b"], params["Wemb"]
+        self.dim_image, self.dim = self._W.shape
+        self.n_words = len(self._Wemb)
         self._gru = GRUEncoder(params, "encoder", device) if "encoder_W" in params else None
-        self._projected: np.ndarray | None = None
+        self._compile()
+
+    def _compile(self) -> None:
+        from . import backend as be
         x = be.matrix("x")
-        W, b = be.shared(params["ff_image_W"]), be.shared(params["ff_image_b"])
-        self._images = be.function([x], [dense(x, W, b)], device)
+        self._images = be.function([x], [dense(x, be.shared(self._W), be.shared(self._b))], self._device)
+        self._projected: np.ndarray | None = None
 
     def indices(self, sentence: str) -> np.ndarray:
         """Word indices of a tokenised sentence, the final 0 (``<eos>``) included."""
@@ -73,11 +77,12 @@ class JointEmbedding:
                     progress(1)
             return unit_rows(sums)
         words = sum(map(len, sequences))
-        if words > self.n_words and self._projected is None:
-            # The input's share of a step depends on the word alone: for many sentences it
-            # pays to compute it once for the whole vocabulary.
-            self._projected = self._gru.project(self._Wemb)
-        if self._projected is not None:
+        if words > self.n_words:
+            # The input's share of a step depends on the word alone: for many sentences it pays to compute it
+            # once for the whole vocabulary.  (For few ones it is not looked up there even where it is known: with
+            # other rows beside it a product may end in another last bit.)
+            if self._projected is None:
+                self._projected = self._gru.project(self._Wemb)
             return unit_rows(self._gru.last_states(self._projected, sequences, batch_size, progress))
         used, inverse = np.unique(np.concatenate(sequences) if words else np.zeros(0, np.int64),
                                   return_inverse=True)

@@ -6,7 +6,7 @@ the names of the model archives.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
@@ -148,7 +148,29 @@ def init_gru(prefix: str, n_in: int, dim: int, rng: np.random.Generator) -> dict
             f"{prefix}_bx": np.zeros(dim, np.float32)}
 
 
-class GRUEncoder:
+class Model:
+    """Plain data, and what is compiled from them.
+
+    Pickles, copies and hashes such as ``joblib.hash`` hold the plain data alone; what is compiled is made again.
+    """
+
+    #: Attributes that :meth:`_compile` sets.
+    _compiled: tuple[str, ...] = ()
+
+    def _compile(self) -> None:
+        """Compile what this model needs beside its parts."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A memory-mapped array is pickled with its contents: its file may be gone or another one by then.
+        return {name: np.asarray(value) if isinstance(value, np.memmap) else value
+                for name, value in vars(self).items() if name not in self._compiled}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._compile()
+
+
+class GRUEncoder(Model):
     """Reads sequences of vectors and gives the last hidden state of each.
 
     Parameters
@@ -166,15 +188,20 @@ class GRUEncoder:
         Length of the hidden state.
     """
 
+    _compiled = ("_project", "_step")
+
     def __init__(self, params: Mapping[str, np.ndarray], prefix: str = "encoder",
                  device: str = "cpu"):
+        self._params, self._device = join_gru(params, prefix), device
+        self.dim = self._params["U"].shape[0]
+        self._compile()
+
+    def _compile(self) -> None:
         from . import backend
-        joined = join_gru(params, prefix)
-        self.dim = joined["U"].shape[0]
-        W, U, b = (backend.shared(joined[name], f"{prefix}_{name}") for name in "WUb")
+        W, U, b = (backend.shared(self._params[name], name) for name in "WUb")
         x, h = backend.matrix("x"), backend.matrix("h")
-        self._project = backend.function([x], [dense(x, W, b)], device)
-        self._step = backend.function([x, h], [gru_step(x, h, U, self.dim)], device)
+        self._project = backend.function([x], [dense(x, W, b)], self._device)
+        self._step = backend.function([x, h], [gru_step(x, h, U, self.dim)], self._device)
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in) -> (n, 3 dim)."""

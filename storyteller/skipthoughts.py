@@ -17,14 +17,14 @@ import numpy as np
 
 from . import cache, files
 from .errors import StorytellerError
-from .layers import GRUEncoder, gru_shapes, unit_rows
+from .layers import GRUEncoder, Model, gru_shapes, unit_rows
 from .progress import progress_bar
 from .text import as_sentences, load_vocabulary, preprocess
 
 END, UNKNOWN = "<eos>", "UNK"
 
 
-class SkipThoughts:
+class SkipThoughts(Model):
     """A loaded skip-thoughts model; made by :func:`load_model`.
 
     Attributes
@@ -40,11 +40,15 @@ class SkipThoughts:
     def __init__(self, words: dict[str, int], utable: np.ndarray, btable: np.ndarray,
                  uni: dict[str, np.ndarray], bi: dict[str, np.ndarray], device: str = "cpu"):
         self.words, self.utable, self.btable = words, utable, btable
-        # (table, encoder, reversed): the vector's parts in their order.
-        self._uni = [(utable, GRUEncoder(uni, "encoder", device), False)]
-        self._bi = [(btable, GRUEncoder(bi, "encoder", device), False),
-                    (btable, GRUEncoder(bi, "encoder_r", device), True)]
-        self.dim = sum(encoder.dim for _, encoder, _ in self._uni + self._bi)
+        self._uni = GRUEncoder(uni, "encoder", device)
+        self._forwards, self._backwards = GRUEncoder(bi, "encoder", device), GRUEncoder(bi, "encoder_r", device)
+        self.dim = sum(encoder.dim for group in self.groups for _, encoder, _ in group)
+
+    @property
+    def groups(self) -> list[list[tuple[np.ndarray, GRUEncoder, bool]]]:
+        """Table, encoder and whether it reads backwards, of the uni part and of the bi part."""
+        return [[(self.utable, self._uni, False)],
+                [(self.btable, self._forwards, False), (self.btable, self._backwards, True)]]
 
     def rows(self, sentence: str, use_eos: bool) -> np.ndarray:
         """Table rows of a preprocessed sentence; words outside the dictionary are UNK."""
@@ -192,7 +196,7 @@ def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose
     backwards = [sequence[::-1] for sequence in forwards]
     left = 0
     with progress_bar(3 * len(texts), "encoding sentences", "pass", verbose and len(texts) > 1000) as bar:
-        for group in (model._uni, model._bi):
+        for group in model.groups:
             parts = [encoder.last_states(encoder.project(table[used]), backwards if reverse else forwards,
                                          batch_size, bar.update)
                      for table, encoder, reverse in group]

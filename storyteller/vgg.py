@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import StorytellerError
-from .layers import dense
+from .layers import Model, dense
 
 MEAN_BGR = np.array([103.939, 116.779, 123.68])  # of ImageNet's training images
 SHORT_SIDE, CROP = 256, 224
@@ -48,7 +48,7 @@ def _neighbours(n: int, resized: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([first, first + 1]), at - first
 
 
-class ConvNet:
+class ConvNet(Model):
     """VGG-19 with its weights; made by :func:`storyteller.images.build_convnet`.
 
     Attributes
@@ -62,14 +62,22 @@ class ConvNet:
     name, n_features, default_layer = "VGG-19", 4096, "fc7"
     value_range = (0 - MEAN_BGR.max(), 255 - MEAN_BGR.min())
 
+    _compiled = ("layers", "_input", "_functions")
+
     def __init__(self, params: list[np.ndarray], spec: dict, device: str = "cpu"):
         from . import backend as be
+        # As the network uses them, so that no array is held twice.
+        self._params = params if be.DIALECT == "theano" else [
+            be.fixed_filters(value, device) if value.ndim == 4 else value for value in params]
         self._device = device
-        self._input = be.tensor4("im")
         self._scale = np.asarray(spec["scale"], np.float32)[:, None, None]
         self._shift = np.asarray(spec["shift"], np.float32)[:, None, None]
-        self.layers = (_lasagne_layers(self._input, params) if be.DIALECT == "theano"
-                       else _plain_layers(self._input, params, device))
+        self._compile()
+
+    def _compile(self) -> None:
+        from . import backend as be
+        self._input = be.tensor4("im")
+        self.layers = (_lasagne_layers if be.DIALECT == "theano" else _plain_layers)(self._input, self._params)
         self._functions: dict[str, Any] = {}
 
     @staticmethod
@@ -96,7 +104,7 @@ class ConvNet:
         from . import backend as be
         if layer not in self.layers:
             raise StorytellerError(f"layer is {layer!r}: expected one of {', '.join(self.layers)}")
-        if layer not in self._functions:
+        if layer not in self._functions:    # two threads may both compile it: either's will do
             self._functions[layer] = be.function([self._input], [self.layers[layer]], self._device)
         im = np.ascontiguousarray(im, dtype=np.float32)
         if (self._scale != 1).any() or (self._shift != 0).any():
@@ -104,14 +112,14 @@ class ConvNet:
         return self._functions[layer](im)[0]
 
 
-def _plain_layers(x, params: list[np.ndarray], device: str) -> dict:
+def _plain_layers(x, params: list[np.ndarray]) -> dict:
     """The network from the backend's own convolution and pooling."""
     from . import backend as be
     layers, weights = {}, iter(params)
     for block, (_, convolutions) in enumerate(BLOCKS, 1):
         for i in range(1, convolutions + 1):
             W, b = next(weights), be.shared(next(weights))
-            x = be.relu(be.fixed_conv2d(x, W, device) + b.dimshuffle("x", 0, "x", "x"))
+            x = be.relu(be.fixed_conv2d(x, W) + b.dimshuffle("x", 0, "x", "x"))
             layers[f"conv{block}_{i}"] = x
         x = layers[f"pool{block}"] = be.max_pool2d(x)
     x = x.reshape((x.shape[0], -1))

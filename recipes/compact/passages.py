@@ -77,7 +77,7 @@ def sentence_vectors(model: Any, sentences: corpus.EncodedCorpus, first: int, la
     forwards = np.split(inverse.reshape(-1), np.cumsum([len(row) for row in rows])[:-1])
     backwards = [row[::-1] for row in forwards]
     parts = []
-    for group in (model._uni, model._bi):
+    for group in model.groups:
         parts.append(unit_rows(np.concatenate(
             [encoder.last_states(encoder.project(table[used]), backwards if reverse else forwards, 512)
              for table, encoder, reverse in group], axis=1)))

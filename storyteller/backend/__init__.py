@@ -22,6 +22,8 @@ model is loaded.
 from __future__ import annotations
 
 import logging
+import os
+import threading
 from collections.abc import Mapping, Sequence
 from typing import Callable
 
@@ -74,6 +76,7 @@ from .operations import (
     embedded_dense,
     embedding,
     fixed_conv2d,
+    fixed_filters,
     gru_sequence,
     join,
     last_step,
@@ -106,6 +109,7 @@ __all__ = [
     "embedding",
     "eq",
     "fixed_conv2d",
+    "fixed_filters",
     "function",
     "grad",
     "gru_sequence",
@@ -202,6 +206,47 @@ def _mode(device: str):
                            + (" or 'jax'" if DIALECT == "pytensor" else ""))
 
 
+# The engine's rewriting of graphs is not made for threads.  A process is not forked while one compiles.
+_compiling = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_compiling.acquire, after_in_parent=_compiling.release,
+                        after_in_child=_compiling.release)
+
+
+class _Pool:
+    """A compiled function that many threads may call at once.
+
+    The engine keeps what it computes in cells that belong to the function: of two calls at once each would read the
+    other's values.  So every call takes a copy that no other call is using.  The copies share the parameters, and
+    there come to be as many as there were calls at once.
+    """
+
+    def __init__(self, call: Callable):
+        self._first = call
+        self._idle = [call]     # pop and append are atomic
+
+    def __call__(self, *arrays: np.ndarray) -> list[np.ndarray]:
+        try:
+            call = self._idle.pop()
+        except IndexError:
+            with _compiling:
+                call = self._first.copy()
+            call.trust_input = True
+        try:
+            return call(*arrays)
+        finally:
+            self._idle.append(call)
+
+
+def _compiled(inputs: Sequence[Variable], outputs: Sequence[Variable], device: str, **options) -> Callable:
+    with _compiling:
+        call = library.function(list(inputs), list(outputs), mode=_mode(device), on_unused_input="ignore", **options)
+    if device == "cpu" or DIALECT == "theano":
+        # The graph's inputs come from this package with the right dtype and are never kept.
+        call.trust_input = True
+    return call
+
+
 def _power_of_two(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
@@ -220,7 +265,7 @@ def function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     Returns
     -------
     callable
-        Takes arrays of the inputs' dtypes, gives the list of outputs as NumPy arrays.
+        Takes arrays of the inputs' dtypes, gives the list of outputs as NumPy arrays.  Threads may call it at once.
 
     Notes
     -----
@@ -228,12 +273,10 @@ def function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     zeros to the next power of two there, so that a shrinking beam or batch meets a few
     shapes only.
     """
-    call = library.function(list(inputs), list(outputs), mode=_mode(device),
-                            on_unused_input="ignore")
+    call = _compiled(inputs, outputs, device)
     if device == "cpu" or DIALECT == "theano":
-        # The graph's inputs come from this package with the right dtype and are never kept.
-        call.trust_input = True
-        return call
+        return _Pool(call)
+    lock = threading.Lock()     # a copy would be traced and compiled again
 
     def padded(*arrays: np.ndarray) -> list[np.ndarray]:
         n = len(arrays[0])
@@ -241,7 +284,8 @@ def function(inputs: Sequence[Variable], outputs: Sequence[Variable],
         if size != n:
             arrays = tuple(np.concatenate([a, np.zeros((size - n,) + a.shape[1:], a.dtype)])
                            for a in arrays)
-        return [np.asarray(result)[:n] for result in call(*arrays)]
+        with lock:
+            return [np.asarray(result)[:n] for result in call(*arrays)]
     return padded
 
 
@@ -262,19 +306,18 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     Returns
     -------
     callable
-        Takes arrays of the inputs' dtypes, gives the list of outputs as NumPy arrays.
+        Takes arrays of the inputs' dtypes, gives the list of outputs as NumPy arrays.  Calls of several threads
+        are made one after the other.
 
     Notes
     -----
     JAX compiles once for every shape: give it batches of a few lengths only.
     """
     updates = list(updates.items() if isinstance(updates, Mapping) else updates)
-    call = library.function(list(inputs), list(outputs), updates=updates, mode=_mode(device),
-                            accept_inplace=True, on_unused_input="ignore")
-    if device == "cpu" or DIALECT == "theano":
-        call.trust_input = True
-        return call
+    call = _compiled(inputs, outputs, device, updates=updates, accept_inplace=True)
+    lock = threading.Lock()
 
-    def converted(*arrays: np.ndarray) -> list[np.ndarray]:
-        return [np.asarray(result) for result in call(*arrays)]
-    return converted
+    def in_turn(*arrays: np.ndarray) -> list[np.ndarray]:
+        with lock:
+            return [np.asarray(result) for result in call(*arrays)]
+    return in_turn

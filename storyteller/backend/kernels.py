@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -169,7 +170,26 @@ def _thread_count() -> int:
         return os.cpu_count() or 1
 
 
-_pool: tuple[int, int, ThreadPoolExecutor] | None = None
+_pool: tuple[int, ThreadPoolExecutor] | None = None
+_pool_lock = threading.Lock()
+
+
+def _forget_pool() -> None:
+    """Threads do not survive a fork."""
+    global _pool, _pool_lock
+    _pool, _pool_lock = None, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_pool)
+
+
+def _threads(n: int) -> ThreadPoolExecutor:
+    global _pool
+    with _pool_lock:
+        if _pool is None or _pool[0] != n:
+            _pool = n, ThreadPoolExecutor(n)
+        return _pool[1]
 
 
 def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
@@ -177,14 +197,11 @@ def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
 
     The blocks do not depend on the number of threads, so that neither does any result.
     """
-    global _pool
     starts = range(0, n, block)
     threads = min(_thread_count(), len(starts))
     if threads < 2:
         return [work(start, min(start + block, n)) for start in starts]
-    if _pool is None or _pool[:2] != (os.getpid(), _thread_count()):  # threads do not survive a fork
-        _pool = os.getpid(), _thread_count(), ThreadPoolExecutor(_thread_count())
-    return list(_pool[2].map(lambda start: work(start, min(start + block, n)), starts))
+    return list(_threads(_thread_count()).map(lambda start: work(start, min(start + block, n)), starts))
 
 
 # The recurrent layer.

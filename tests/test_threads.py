@@ -1,0 +1,138 @@
+"""Parts and stories asked for by many threads at once, and in other processes."""
+from __future__ import annotations
+
+import copy
+import multiprocessing
+import pickle
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storyteller import backend, compact, decoder, embedding, generate, images, skipthoughts
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [f"The {a} saw {n} {b}s by the river ." for a in ("cat", "old man", "girl") for b in ("dog", "boat")
+         for n in ("two", "many")]
+needs_models = pytest.mark.skipif(not Path(compact.FOLDER, "romance.npz").is_file(), reason="no compact models")
+
+
+@pytest.fixture(scope="module")
+def z():
+    return generate.load_all(verbose=False)
+
+
+def at_once(function, jobs, threads=6):
+    """The function's results, from threads that all begin together."""
+    barrier = threading.Barrier(threads)
+
+    def first(job):
+        if job[0] < threads:
+            barrier.wait(60)
+        return function(job[1])
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(first, enumerate(jobs)))
+
+
+def same(found, expected):
+    for a, b in zip(found, expected):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_compiled_function_called_at_once():
+    x = backend.matrix("x")
+    middle = backend.tanh(backend.dot(x, backend.shared(np.random.default_rng(0).random((60, 60)))))
+    f = backend.function([x], [backend.tanh(middle * 2), middle])
+    jobs = [np.full((1 + i % 9, 60), i, np.float32) for i in range(200)]
+    for found, expected in zip(at_once(f, jobs), [f(job) for job in jobs]):
+        same(found, expected)
+
+
+def test_a_training_function_counts_every_call():
+    x, total = backend.matrix("x"), backend.trainable(np.zeros((1, 1)))
+    f = backend.train_function([x], [x.sum()], [(total, total + x)])
+    at_once(f, [np.ones((1, 1), np.float32)] * 200)
+    assert total.get_value()[0, 0] == 200
+
+
+@needs_models
+class TestParts:
+    def test_skipthoughts(self, z):
+        jobs = [TEXTS[i % 5:i % 5 + 4] for i in range(24)]
+        same(at_once(lambda X: skipthoughts.encode(z["stv"], X, verbose=False), jobs),
+             [skipthoughts.encode(z["stv"], X, verbose=False) for X in jobs])
+
+    def test_embedding(self, z):
+        jobs = [TEXTS[i % 5:i % 5 + 4] for i in range(24)]
+        same(at_once(lambda X: embedding.encode_sentences(z["vse"], X), jobs),
+             [embedding.encode_sentences(z["vse"], X) for X in jobs])
+        jobs = [np.random.default_rng(i).random((2, z["vse"].dim_image), np.float32) for i in range(24)]
+        same(at_once(lambda IM: embedding.encode_images(z["vse"], IM), jobs),
+             [embedding.encode_images(z["vse"], IM) for IM in jobs])
+
+    def test_many_words_do_not_change_what_few_give(self, z):
+        model = embedding.load_model(Path(compact.FOLDER, "embedding.npz"))
+        few = embedding.encode_sentences(model, TEXTS[:1])
+        embedding.encode_sentences(model, ["a cat sat on a mat ."] * (model.n_words // 6 + 1))
+        np.testing.assert_array_equal(embedding.encode_sentences(model, TEXTS[:1]), few)
+
+    def test_decoder(self, z):
+        contexts = skipthoughts.encode(z["stv"], TEXTS, verbose=False)
+        options = {"beam_width": 3, "maxlen": 8}
+        assert at_once(lambda c: decoder.passages(z["dec"], c, **options), contexts) == [
+            decoder.passages(z["dec"], c, **options) for c in contexts]
+
+    def test_convnet(self, z):
+        jobs = [np.random.default_rng(i).random((1, 3, 224, 224), np.float32) for i in range(6)]
+        net = copy.copy(z["net"])       # its function is compiled by the first call
+        same(at_once(lambda im: images.compute_features(net, im, "block2"), jobs),
+             [images.compute_features(z["net"], im, "block2") for im in jobs])
+
+
+def tell(z, image):
+    told = generate.story(z, image, 5, 2, maxlen=6, candidates=2, show=False)
+    return told.passage, round(told.cost, 3), tuple(caption.text for caption in told.captions)
+
+
+PICTURES = [ROOT / "images" / name for name in ("ex1.jpg", "ex2.jpg")]
+
+
+@needs_models
+def test_stories_of_threads(z, monkeypatch):
+    expected = [tell(z, picture) for picture in PICTURES] * 2
+    assert at_once(lambda picture: tell(z, picture), PICTURES * 2, 4) == expected
+    loads = []
+    load = decoder.load_model
+    monkeypatch.setattr(decoder, "load_model", lambda *args: loads.append(1) or load(*args))
+    lazy = generate.Models(verbose=False)
+    assert at_once(lambda picture: tell(lazy, picture), PICTURES * 2, 4) == expected
+    assert len(loads) == 1
+
+
+@needs_models
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_stories_of_a_forked_process(z):
+    at_once(lambda picture: tell(z, picture), PICTURES, 2)
+    receive, send = multiprocessing.Pipe(False)
+    child = multiprocessing.get_context("fork").Process(target=lambda: send.send(tell(z, PICTURES[0])))
+    child.start()
+    assert receive.poll(60)
+    assert receive.recv() == tell(z, PICTURES[0])
+    child.join()
+
+
+@needs_models
+@pytest.mark.parametrize("key", ["stv", "vse", "dec", "net"])
+def test_parts_are_pickled_copied_and_hashed(z, key):
+    joblib = pytest.importorskip("joblib")
+    run = {"stv": lambda model: skipthoughts.encode(model, TEXTS, verbose=False),
+           "vse": lambda model: embedding.encode_sentences(model, TEXTS),
+           "dec": lambda model: model.f_init(np.ones((1, model.dimctx), np.float32)),
+           "net": lambda model: model.compute(np.ones((1, 3, 224, 224), np.float32), "block1")}[key]
+    expected = run(z[key])
+    again = pickle.loads(pickle.dumps(z[key]))
+    for other in (again, copy.copy(z[key])):
+        np.testing.assert_array_equal(run(other), expected)
+    assert joblib.hash(again) == joblib.hash(z[key]) == joblib.hash(generate.Models(verbose=False)[key])
