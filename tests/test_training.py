@@ -77,7 +77,7 @@ def test_decoder(data, tmp_path):
 @pytest.mark.parametrize("options", [{"optimizer": "adam_2015", "lrate": 0.002, "warmup": 0, "epsilon": 1e-8},
                                      {"n_samples": 6}, {"n_samples": 6, "sample_power": 1.0},
                                      {"label_smoothing": 0.05}, {"noise": 0.2, "decay_c": 1e-4},
-                                     {"doutput": False}])
+                                     {"doutput": False}, {"batches": "homogeneous"}])
 def test_decoder_options(data, tmp_path, options):
     path = tmp_path / "toy.npz"
     task = decoder_task(data, path, max_epochs=4, **options)
@@ -144,7 +144,8 @@ def final(path):
         return {name: archive[name] for name in archive.files if name != "state"}
 
 
-@pytest.mark.parametrize("options", [{}, {"n_samples": 6, "noise": 0.3, "decay_updates": 50}])
+@pytest.mark.parametrize("options", [{}, {"batches": "homogeneous"},
+                                     {"n_samples": 6, "noise": 0.3, "decay_updates": 50}])
 def test_resuming_changes_nothing(data, tmp_path, options):
     """Bit for bit the parameters and the optimiser of a training that was never stopped."""
     whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
@@ -344,7 +345,8 @@ def test_full_disk(data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("options, says", [
     ({"dims": 3}, "dims"), ({"dim": 0}, "dim"), ({"dim": "large"}, "dim"), ({"lrate": -1.0}, "lrate"),
-    ({"optimizer": "sgd"}, "sgd"), ({"n_samples": 14}, "n_samples"), ({"label_smoothing": 2.0}, "smoothing"),
+    ({"optimizer": "sgd"}, "sgd"), ({"batches": "sorted"}, "sorted"),
+    ({"n_samples": 14}, "n_samples"), ({"label_smoothing": 2.0}, "smoothing"),
     ({"decay_updates": 5}, "warms up"),
     ({"maxlen_w": 2}, "maxlen")])
 def test_wrong_options(data, tmp_path, options, says):

@@ -14,11 +14,11 @@ import pytest
 
 from storyteller import StorytellerError, embedding, evaluation, files
 from storyteller.evaluation import ranking
+from storyteller.text import word_indices
 from storyteller.training import corpus, losses, vocabulary
 from storyteller.training.batches import (
     BucketedBatches,
     HomogeneousBatches,
-    padding,
     prepare_data,
     prepare_triplets,
 )
@@ -42,21 +42,20 @@ def raises(*words):
 @pytest.mark.parametrize("family", ["decoder", "vse"])
 def test_minibatch(family):
     given = read_json(TRAINING / family / "minibatch_text.json")
-    x, mask, kept = prepare_data(given["captions"], given["maxlen"], given["n_words"], given["worddict"])
+    sequences = [word_indices(text.split(), given["worddict"], None) for text in given["captions"]]
+    x, mask, kept = prepare_data(sequences, given["maxlen"], given["n_words"])
     with np.load(TRAINING / family / "minibatch.npz") as expected:
         for found, name in ((x, "x"), (mask, "mask")):
             assert found.dtype == expected[name].dtype
             np.testing.assert_array_equal(found, expected[name])
     assert len(kept) == given["kept_after_maxlen_filter"]
-    sequences = [[given["worddict"][word] for word in text.split()] for text in given["captions"]]
-    again = prepare_data(sequences, given["maxlen"], given["n_words"])
-    assert all(map(np.array_equal, again, (x, mask, kept)))
 
 
 def test_minibatch_of_triplets():
     given = read_json(TRAINING / "skipthoughts" / "minibatch_text.json")
-    sides = given["current_x"], given["next_y"], given["previous_z"]
-    *arrays, kept = prepare_triplets(*sides, given["maxlen"], given["n_words"], given["worddict"])
+    sides = ([word_indices(text.split(), given["worddict"], None) for text in given[name]]
+             for name in ("current_x", "next_y", "previous_z"))
+    *arrays, kept = prepare_triplets(*sides, given["maxlen"], given["n_words"])
     with np.load(TRAINING / "skipthoughts" / "minibatch.npz") as expected:
         for found, name in zip(arrays, ("x", "x_mask", "y", "y_mask", "z", "z_mask")):
             assert found.dtype == expected[name].dtype
@@ -65,16 +64,15 @@ def test_minibatch_of_triplets():
 
 
 def test_minibatch_of_odd_input():
-    x, mask, kept = prepare_data(["", "cat zebra"], worddict={"cat": 2})
+    x, mask, kept = prepare_data([[], [2, 1]])
     assert x.tolist() == [[0, 2], [0, 1], [0, 0]] and mask.sum(axis=0).tolist() == [1, 3]
     assert prepare_data([], 5) is None
     assert prepare_data([[3] * 5], maxlen=5) is None
     assert prepare_triplets([[1]], [[2]], [[3, 4]], maxlen=2) is None
     assert prepare_data([np.array([3, 4], dtype=np.int32)])[0].dtype == np.int64
-    with raises("one string"):
-        prepare_data("a cat")
-    with raises("worddict"):
-        prepare_data(["a cat"])
+    for texts in ("a cat", ["a cat"]):
+        with raises("sequences"):
+            prepare_data(texts)
     with raises("equally many"):
         prepare_triplets([[1]], [[1], [2]], [[1]])
 
@@ -92,6 +90,17 @@ def test_homogeneous_order(case, seeded):
     batches = HomogeneousBatches(LENGTHS, case["batch_size"], case["maxlen"], seed)
     assert [[batch.tolist() for batch in batches] for _ in case["epochs"]] == case["epochs"]
     assert len(batches) == len(case["epochs"][0])
+    # The current sentences of triplets, by the numbers of their rows.
+    table, rows = np.stack([LENGTHS, LENGTHS[::-1], LENGTHS[::-1]], axis=1), 10 + np.arange(len(LENGTHS))
+    batches = HomogeneousBatches(table, case["batch_size"], case["maxlen"], seeded(
+                                 GIVEN["numpy_random_seed_before_construction"]), rows)
+    assert [[(batch - 10).tolist() for batch in batches] for _ in case["epochs"]] == case["epochs"]
+
+
+def padding(lengths, batches):
+    """Share of the steps that are padding, ends counted as words."""
+    real = sum((lengths[batch] + 1).sum() for batch in batches)
+    return 1 - real / sum((lengths[batch] + 1).max(axis=0).sum() * len(batch) for batch in batches)
 
 
 def triplet_lengths(n=3000, seed=5):
@@ -101,8 +110,7 @@ def triplet_lengths(n=3000, seed=5):
 
 ORDERS = {
     "homogeneous": lambda: HomogeneousBatches(triplet_lengths()[:, 0], 64, 30, 3),
-    "sentences": lambda: BucketedBatches(triplet_lengths(), 64, seed=3, pool=1000, maxlen=30),
-    "words": lambda: BucketedBatches(triplet_lengths(), 2000, "words", seed=3, pool=1000, maxlen=30),
+    "bucketed": lambda: BucketedBatches(triplet_lengths(), 64, seed=3, pool=1000, maxlen=30),
 }
 
 
@@ -138,25 +146,20 @@ def test_leaving_an_epoch_and_coming_back():
     assert sorted(sum(first + rest, [])) == list(range(100)) and batches.epoch == 1
 
 
-@pytest.mark.parametrize("unit, size", [("sentences", 64), ("words", 3000)])
 @pytest.mark.parametrize("pool", [500, 1 << 20])
-def test_bucketed_batches(unit, size, pool):
+def test_bucketed_batches(pool, size=64):
     lengths = triplet_lengths(20000)
     kept = np.flatnonzero((lengths < 25).all(axis=1))
-    batches = BucketedBatches(lengths, size, unit, maxlen=25, seed=1, pool=pool)
+    batches = BucketedBatches(lengths, size, maxlen=25, seed=1, pool=pool)
     epochs = [list(batches), list(batches)]
     assert batches.epoch == 2 and batches.n_sentences == len(kept)
     for epoch in epochs:
         np.testing.assert_array_equal(np.sort(np.concatenate(epoch)), kept)
-    again = list(BucketedBatches(lengths.astype(np.int16), size, unit, maxlen=25, seed=1, pool=pool))
+    again = list(BucketedBatches(lengths.astype(np.int16), size, maxlen=25, seed=1, pool=pool))
     assert all(map(np.array_equal, again, epochs[0]))
-    other = list(BucketedBatches(lengths, size, unit, maxlen=25, seed=2, pool=pool))
+    other = list(BucketedBatches(lengths, size, maxlen=25, seed=2, pool=pool))
     assert not all(map(np.array_equal, other, epochs[0]))
-    if unit == "sentences":
-        assert max(map(len, epochs[0])) <= size and min(map(len, epochs[0])) >= size // 2
-    else:
-        work = [len(batch) * (lengths[batch] + 1).max(axis=0).sum() for batch in epochs[0]]
-        assert max(work) <= size and np.median(work) > 0.8 * size
+    assert max(map(len, epochs[0])) <= size and min(map(len, epochs[0])) >= size // 2
     if pool > 500:
         unsorted = np.array_split(kept, len(epochs[0]))
         by_current = np.array_split(kept[np.argsort(lengths[kept, 0], kind="stable")], len(epochs[0]))
@@ -169,12 +172,6 @@ def test_bucketed_rows_stand_for_lengths():
     rows = np.array([10, 20, 30])
     found = np.concatenate(list(BucketedBatches([1, 2, 3], 2, rows=rows)))
     assert sorted(found.tolist()) == [10, 20, 30]
-    assert padding([4, 4], [np.array([0, 1])]) == 0
-
-
-def test_a_sentence_longer_than_a_batch_of_words_is_one():
-    batches = list(BucketedBatches([500, 3, 3], 10, "words"))
-    assert sorted(map(len, batches)) == [1, 2]
 
 
 def test_bad_batches():
@@ -187,18 +184,14 @@ def test_bad_batches():
             make([5], 0)
         with raises("lengths"):
             make([1.5, 2.5], 4)
-    with raises("unit"):
-        BucketedBatches([1], 4, "pages")
-    with raises("seed"):
-        BucketedBatches([1], 4, seed=-1)
-    with raises("rows"):
-        BucketedBatches([1, 2], 4, rows=np.array([3]))
-    with raises("BucketedBatches"):
-        HomogeneousBatches(triplet_lengths(), 4)
+        with raises("seed"):
+            make([1], 4, seed=-1)
+        with raises("rows"):
+            make([1, 2], 4, rows=np.array([3]))
 
 
 def test_resuming_with_other_settings():
-    state = ORDERS["sentences"]().get_state()
+    state = ORDERS["bucketed"]().get_state()
     with raises("batch_size 64"):
         BucketedBatches(triplet_lengths(), 32, seed=3, pool=1000, maxlen=30).set_state(state)
     with raises("lengths_crc"):
@@ -206,7 +199,7 @@ def test_resuming_with_other_settings():
     with raises("HomogeneousBatches"):
         ORDERS["homogeneous"]().set_state(state)
     with raises("BucketedBatches"):
-        ORDERS["sentences"]().set_state(None)
+        ORDERS["bucketed"]().set_state(None)
 
 
 # Vocabularies.
@@ -380,7 +373,7 @@ def test_a_book(tmp_path, name, pack):
         path = write(tmp_path / name, pack(text.encode()))
         assert list(corpus.paragraphs(path)) == PARAGRAPHS
         assert list(corpus.open_text(path))[0] == BOOK.split("\n")[0]
-    assert list(corpus.sentences(path))[:3] == [
+    assert list(corpus.sentence_stream(path))[:3] == [
         "It was late .", "She sat by the window of her room , and waited .",
         "`` You are late -- again , '' she said ."]
 
@@ -436,18 +429,17 @@ def test_triplets_cross_no_break(tmp_path):
     write(tmp_path / "2.txt", "One. Two. Three. Four.")
     stream = list(corpus.sentence_stream(tmp_path))
     assert [i for i, sentence in enumerate(stream) if not sentence] == [3, 5, 9]
-    found = list(corpus.triplets(tmp_path))
-    assert found == [tuple(stream[i:i + 3]) for i in (0, 6, 10, 11)]
-    assert found[-1] == ("Two .", "Three .", "Four .")
-    assert len(list(corpus.triplets(book))) == 2
+    words = {word: i for i, word in enumerate(sorted({word for text in stream for word in text.split()}), 2)}
+    encoded = EncodedCorpus.build(tmp_path / "all", stream, words, verbose=False)
+    assert encoded.triplets().tolist() == [1, 7, 11, 12]
+    assert stream[11:14] == ["Two .", "Three .", "Four ."]
+    assert list(corpus.sentence_stream(book)) == stream[:9]
 
 
 def test_one_sentence_corpora(tmp_path):
     path = write(tmp_path / "one.txt", "Only one sentence.\n")
-    assert list(corpus.sentences(path)) == ["Only one sentence ."]
-    with raises("1 sentence,", "neighbours"):
-        list(corpus.triplets(path))
-    encoded = EncodedCorpus.build(tmp_path / "one", corpus.sentences(path), {"Only": 2}, verbose=False)
+    assert list(corpus.sentence_stream(path)) == ["Only one sentence ."]
+    encoded = EncodedCorpus.build(tmp_path / "one", corpus.sentence_stream(path), {"Only": 2}, verbose=False)
     assert encoded[0].tolist() == [2, 1, 1, 1]
     with raises("one", "1 sentence\\)"):
         encoded.triplets()
@@ -499,7 +491,7 @@ BAD_TEXTS = {
 def test_bad_texts(tmp_path, name):
     data, words = BAD_TEXTS[name]
     path = write(tmp_path / "bad.txt", data)
-    for read in (corpus.open_text, corpus.paragraphs, corpus.sentences, corpus.triplets, corpus.passages):
+    for read in (corpus.open_text, corpus.paragraphs, corpus.sentence_stream, corpus.passages):
         with raises("bad.txt", f"({words})"):
             list(read(path))
 

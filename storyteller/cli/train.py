@@ -40,6 +40,8 @@ OPTIONS = {
     "n_words": ("N", "words of the model, <eos> and UNK included; fewer when the texts have fewer"),
     "maxlen_w": ("N", "texts of so many words or more are left out"),
     "batch_size": ("N", "texts in a minibatch"),
+    "batches": ("NAME", "bucketed: minibatches of texts of about equal length, in a random order; or homogeneous: of "
+                "equal length, in the original's order"),
     "bidirectional": (None, "train bi_skip.npz, which reads sentences forwards and backwards, instead of "
                       "uni_skip.npz; --dim is that of each direction"),
     "doutput": (None, "a layer of dim_word units between hidden state and output"),
@@ -51,7 +53,7 @@ OPTIONS = {
     "decoder": ("NAME", "gru"),
 }
 _CHOICES = {"optimizer": ("adam", "adam_2015"), "encoder": ("gru",), "decoder": ("gru",),
-            "context": ("passage", "sentences")}
+            "context": ("passage", "sentences"), "batches": ("bucketed", "homogeneous")}
 _BI_DIM = 1200          # of each direction, as published
 
 

@@ -2,8 +2,8 @@
 
 The original (Kiros et al., "Skip-Thought Vectors", 2015, and "Unifying Visual-Semantic
 Embeddings", 2014) trains on sentences of equal length; :class:`HomogeneousBatches` gives its
-batches in its order.  :class:`BucketedBatches` is the better default: batches of about equal
-length on all sides of a triplet, of about equal work where that is wished.
+batches in its order (option ``batches='homogeneous'`` of a training).  :class:`BucketedBatches`
+is the better default: batches of about equal length on all sides of a triplet.
 """
 from __future__ import annotations
 
@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import StorytellerError
-from ..text import word_indices
 
-__all__ = ["BucketedBatches", "HomogeneousBatches", "padding", "prepare_data", "prepare_triplets"]
+__all__ = ["BucketedBatches", "HomogeneousBatches", "prepare_data", "prepare_triplets"]
 
 END, UNKNOWN = 0, 1
 
@@ -25,20 +24,17 @@ END, UNKNOWN = 0, 1
 # Padding.
 
 def prepare_data(sequences: Sequence[Any], maxlen: int | None = None, n_words: int | None = None,
-                 worddict: dict[str, int] | None = None,
                  ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Put sentences side by side, each followed by one end (index 0).
 
     Parameters
     ----------
     sequences : sequence of n sequences of int
-        Word indices without the end; with `worddict`, tokenised texts (split at white space).
+        Word indices without the end, see :func:`storyteller.text.word_indices`.
     maxlen : int, optional
         Sentences of so many words or more are dropped.
     n_words : int, optional
         Words the model knows: an index of `n_words` or more becomes 1 (``UNK``).
-    worddict : dict of str to int, optional
-        Word -> index.  A word that is not in it becomes 1 (the original raised KeyError).
 
     Returns
     -------
@@ -53,7 +49,7 @@ def prepare_data(sequences: Sequence[Any], maxlen: int | None = None, n_words: i
     Raises
     ------
     StorytellerError
-        If `sequences` is one string, or holds texts and no `worddict` is given.
+        If `sequences` holds texts instead of word indices.
 
     Examples
     --------
@@ -61,23 +57,22 @@ def prepare_data(sequences: Sequence[Any], maxlen: int | None = None, n_words: i
     >>> x.tolist(), mask.tolist(), kept.tolist()
     ([[1, 2], [3, 0], [0, 0]], [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]], [0, 2])
     """
-    rows = _indices(sequences, worddict, "sequences")
-    kept = _short(rows, maxlen)
+    _check_indices(sequences, "sequences")
+    kept = _short(sequences, maxlen)
     if not len(kept):
         return None
-    return (*_pad([rows[i] for i in kept], n_words), kept)
+    return (*_pad([sequences[i] for i in kept], n_words), kept)
 
 
 def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous: Sequence[Any],
-                     maxlen: int | None = None, n_words: int | None = None,
-                     worddict: dict[str, int] | None = None) -> tuple[np.ndarray, ...] | None:
+                     maxlen: int | None = None, n_words: int | None = None) -> tuple[np.ndarray, ...] | None:
     """Put triplets of sentences side by side, for skip-thoughts (Kiros et al. 2015, section 2).
 
     Parameters
     ----------
     current, following, previous : sequences of n sentences each
-        As for :func:`prepare_data`, like `maxlen`, `n_words` and `worddict`; a triplet is
-        dropped when one of its sentences is too long.
+        As for :func:`prepare_data`, like `maxlen` and `n_words`; a triplet is dropped when one
+        of its sentences is too long.
 
     Returns
     -------
@@ -94,8 +89,9 @@ def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous:
     if not len(current) == len(following) == len(previous):
         raise StorytellerError(f"{len(current)} current, {len(following)} following and {len(previous)} "
                                "previous sentences: expected equally many; give one of each a triplet")
-    sides = [_indices(side, worddict, name) for side, name in
-             ((current, "current"), (following, "following"), (previous, "previous"))]
+    sides = (current, following, previous)
+    for side, name in zip(sides, ("current", "following", "previous")):
+        _check_indices(side, name)
     kept = np.flatnonzero(np.all([np.isin(np.arange(len(current)), _short(side, maxlen)) for side in sides],
                                  axis=0))
     if not len(kept):
@@ -104,14 +100,10 @@ def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous:
     return (*(array for pair in padded for array in pair), kept)
 
 
-def _indices(sequences: Sequence[Any], worddict: dict[str, int] | None, name: str) -> Sequence[Any]:
-    if isinstance(sequences, (str, bytes)):
-        raise StorytellerError(f"{name} is one string: expected a list of sentences; write [{name}]")
-    if worddict is not None:
-        return [word_indices(text.split(), worddict, None, UNKNOWN) for text in sequences]
-    if any(isinstance(sequence, (str, bytes)) for sequence in sequences):
-        raise StorytellerError(f"{name} holds texts: expected lists of word indices; give worddict, too")
-    return sequences
+def _check_indices(sequences: Sequence[Any], name: str) -> None:
+    if isinstance(sequences, (str, bytes)) or any(isinstance(sequence, (str, bytes)) for sequence in sequences):
+        raise StorytellerError(f"{name} holds texts: expected lists of word indices, such as "
+                               "text.word_indices(words, dictionary, n_words)")
 
 
 def _short(rows: Sequence[Any], maxlen: int | None) -> np.ndarray:
@@ -131,25 +123,6 @@ def _pad(rows: Sequence[Any], n_words: int | None) -> tuple[np.ndarray, np.ndarr
     if n_words is not None:
         x[x >= n_words] = UNKNOWN
     return np.ascontiguousarray(x.T), np.ascontiguousarray(mask.T)
-
-
-def padding(lengths: np.ndarray, batches: Sequence[np.ndarray]) -> float:
-    """Share of the steps of `batches` that are padding, ends counted as words.
-
-    Parameters
-    ----------
-    lengths : array (n,) or (n, sides) int
-    batches : sequence of arrays of rows of `lengths`
-
-    Returns
-    -------
-    float
-        From 0 (all of equal length) to below 1.
-    """
-    lengths = _as_table(lengths) + 1
-    real = sum(int(lengths[batch].sum()) for batch in batches)
-    steps = sum(int(lengths[batch].max(axis=0).sum()) * len(batch) for batch in batches if len(batch))
-    return 1 - real / steps if steps else 0.0
 
 
 # Orders.
@@ -198,6 +171,13 @@ def _fingerprint(lengths: np.ndarray) -> int:
     return crc
 
 
+def _checked_rows(rows: np.ndarray | None, count: int) -> np.ndarray | None:
+    rows = None if rows is None else np.asarray(rows)
+    if rows is not None and rows.shape != (count,):
+        raise StorytellerError(f"rows has shape {rows.shape}: expected one for each of the {count} lengths")
+    return rows
+
+
 def _positive(name: str, value: int) -> int:
     if isinstance(value, bool) or value != int(value) or value < 1:
         raise StorytellerError(f"{name} is {value}: expected a whole number of at least 1")
@@ -213,14 +193,17 @@ class HomogeneousBatches(_Batches):
 
     Parameters
     ----------
-    lengths : array (n,) int
-        Words of each sentence.
+    lengths : array (n,) or (n, sides) int
+        Words of each sentence; of triplets one column a side, of which the first, the current
+        sentence's, counts.
     batch_size : int
     maxlen : int, optional
         Sentences of MORE than so many words are left out.  (The original's: those of exactly
         `maxlen` words stay here, and :func:`prepare_data` drops them.)
     seed : int or numpy.random.RandomState
         Of NumPy's legacy generator, whose stream never changes.
+    rows : array (n,) int, optional
+        See :class:`BucketedBatches`.
 
     Attributes
     ----------
@@ -246,11 +229,9 @@ class HomogeneousBatches(_Batches):
     kind = "homogeneous"
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int = 128, maxlen: int | None = None,
-                 seed: int | np.random.RandomState = 1234):
+                 seed: int | np.random.RandomState = 1234, rows: np.ndarray | None = None):
         table = _as_table(lengths)
-        if table.shape[1] != 1:
-            raise StorytellerError(f"lengths has shape {table.shape}: expected one length a sentence; use "
-                                   "BucketedBatches for triplets")
+        self._rows = _checked_rows(rows, len(table))
         self.batch_size = _positive("batch_size", batch_size)
         self.maxlen = maxlen
         self._check = _fingerprint(table)
@@ -260,14 +241,18 @@ class HomogeneousBatches(_Batches):
         order = np.argsort(lengths, kind="stable")
         unique, starts = np.unique(lengths[order], return_index=True)
         groups = dict(zip(unique.tolist(), np.split(order, starts[1:])))
-        self._groups = {length: rows for length, rows in groups.items() if maxlen is None or length <= maxlen}
+        self._groups = {length: group for length, group in groups.items() if maxlen is None or length <= maxlen}
         if not self._groups:
             raise StorytellerError(f"no sentence to batch ({self._size} given, maxlen {maxlen}): give more text "
                                    "or a larger maxlen")
         self._lengths = np.array(list(self._groups))
         self.n_sentences = sum(map(len, self._groups.values()))
         self._first = (dict(self._groups), self._lengths)
-        self._random = seed if isinstance(seed, np.random.RandomState) else np.random.RandomState(seed)
+        if not isinstance(seed, np.random.RandomState):
+            if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 32:
+                raise StorytellerError(f"seed is {seed!r}: expected a whole number from 0 to 2**32 - 1")
+            seed = np.random.RandomState(seed)
+        self._random = seed
         self._start = _random_state(self._random)
         self.epoch = self.position = 0
         self._plan: list[np.ndarray] | None = None
@@ -283,7 +268,8 @@ class HomogeneousBatches(_Batches):
         assert plan is not None
         while self.position < len(plan) and epoch == self.epoch:
             self.position += 1
-            yield plan[self.position - 1]
+            batch = plan[self.position - 1]
+            yield batch if self._rows is None else self._rows[batch]
         if epoch == self.epoch:
             self.epoch, self.position, self._plan = epoch + 1, 0, None
 
@@ -351,12 +337,8 @@ class BucketedBatches(_Batches):
     lengths : array (n,) or (n, sides) int
         Words of each sentence; of triplets one column a side, the current sentence first.
     batch_size : int
-        Sentences (triplets) in a batch, or with ``unit='words'`` steps in a batch, padding
-        and ends included, over all sides together.
-    unit : 'sentences' or 'words'
-        With sentences, those of a pool are dealt out evenly, so that no batch is much smaller
-        than the others: at most `batch_size`.  With words every batch is about equal
-        work; a sentence longer than `batch_size` is a batch of its own.
+        Sentences (triplets) in a batch, at most: those of a pool are dealt out evenly, so that
+        no batch is much smaller than the others.
     maxlen : int, optional
         Rows with so many words or more on a side are left out, as :func:`prepare_data` does.
     seed : int
@@ -395,21 +377,15 @@ class BucketedBatches(_Batches):
 
     kind = "bucketed"
 
-    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int = 64, unit: str = "sentences",
-                 maxlen: int | None = None, seed: int = 1234, pool: int = 1 << 20,
-                 rows: np.ndarray | None = None):
-        if unit not in ("sentences", "words"):
-            raise StorytellerError(f"unit is {unit!r}: expected 'sentences' or 'words'")
-        self.batch_size, self.unit, self.maxlen = _positive("batch_size", batch_size), unit, maxlen
+    def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int = 64, maxlen: int | None = None,
+                 seed: int = 1234, pool: int = 1 << 20, rows: np.ndarray | None = None):
+        self.batch_size, self.maxlen = _positive("batch_size", batch_size), maxlen
         self.pool = _positive("pool", pool)
         if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
             raise StorytellerError(f"seed is {seed!r}: expected a whole number of at least 0")
         self.seed = int(seed)
         self._table = _as_table(lengths)
-        self._rows = None if rows is None else np.asarray(rows)
-        if self._rows is not None and self._rows.shape != (len(self._table),):
-            raise StorytellerError(f"rows has shape {self._rows.shape}: expected one for each of the "
-                                   f"{len(self._table)} lengths")
+        self._rows = _checked_rows(rows, len(self._table))
         self._check = _fingerprint(self._table)
         fits = np.ones(len(self._table), bool) if maxlen is None else (self._table < maxlen).all(axis=1)
         self._all = np.flatnonzero(fits).astype(np.int32 if len(fits) < 1 << 31 else np.int64)
@@ -448,21 +424,14 @@ class BucketedBatches(_Batches):
         ends = [self.n_sentences * i // self._pools for i in (pool, pool + 1)]
         rows = self._order[1][ends[0]:ends[1]]
         lengths = self._table[rows]
-        if self.unit == "sentences":
-            count = -(-len(rows) // self.batch_size)
-            order = _packed(lengths, count)
-            cuts = [len(rows) * i // count for i in range(1, count)]
-        else:
-            work = int((lengths.astype(np.int64) + 1).sum())
-            order = _packed(lengths, min(len(rows), max(1, work // self.batch_size)))
-            cuts = _cuts_by_work(lengths[order] + 1, self.batch_size)
-        batches = np.split(rows[order], cuts)
+        count = -(-len(rows) // self.batch_size)
+        batches = np.split(rows[_packed(lengths, count)], [len(rows) * i // count for i in range(1, count)])
         shuffled = np.random.default_rng([self.seed, epoch, pool]).permutation(len(batches))
         self._plan = (epoch, pool, [batches[i] for i in shuffled])
         return self._plan[2]
 
     def _settings(self) -> dict[str, Any]:
-        return {"seed": self.seed, "batch_size": self.batch_size, "unit": self.unit, "maxlen": self.maxlen,
+        return {"seed": self.seed, "batch_size": self.batch_size, "maxlen": self.maxlen,
                 "pool size": self.pool, "sentences": len(self._table), "lengths_crc": self._check}
 
     def get_state(self) -> dict[str, Any]:
@@ -512,16 +481,3 @@ def _tiled(lengths: np.ndarray, count: int) -> np.ndarray:
         part = part[_tiled(lengths[part][:, 1:], last - first)]
         parts.append(part[::-1] if i % 2 else part)
     return np.concatenate(parts)
-
-
-def _cuts_by_work(steps: np.ndarray, limit: int) -> list[int]:
-    """Where to cut rows so that (rows x longest of each side, summed) stays within `limit`."""
-    cuts = []
-    first, longest = 0, [0] * steps.shape[1]
-    for i, row in enumerate(steps.tolist()):
-        wider = list(map(max, longest, row))
-        if i > first and (i + 1 - first) * sum(wider) > limit:
-            cuts.append(i)
-            first, wider = i, row
-        longest = wider
-    return cuts

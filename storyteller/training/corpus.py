@@ -16,7 +16,6 @@ import os
 import re
 import zlib
 from array import array
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
@@ -28,7 +27,7 @@ from ..progress import progress_bar
 from ..text import split_sentences, tokenize_words, word_indices
 
 __all__ = ["EncodedCorpus", "books", "is_heading", "normalize", "open_text", "paragraphs", "passages",
-           "sentence_stream", "sentences", "triplets"]
+           "sentence_stream"]
 
 SUFFIXES = (".txt", ".txt.gz", ".txt.xz", ".txt.bz2")
 LAYOUTS = ("auto", "lines", "blank")
@@ -296,27 +295,6 @@ def _tokenized(paragraph: str) -> Iterator[str]:
             yield " ".join(words)
 
 
-def sentences(path: str | os.PathLike, layout: str = "auto") -> Iterator[str]:
-    """The tokenised sentences of a text file, headings left out.
-
-    Parameters
-    ----------
-    path, layout : see :func:`paragraphs`
-
-    Yields
-    ------
-    str
-        Words joined by single blanks (:func:`storyteller.text.tokenize_words`).
-
-    Raises
-    ------
-    StorytellerError
-        As :func:`paragraphs`.
-    """
-    lines = paragraphs(path, layout)
-    return (sentence for paragraph in lines if not is_heading(paragraph) for sentence in _tokenized(paragraph))
-
-
 def sentence_stream(paths: str | os.PathLike | Iterable[str | os.PathLike], layout: str = "auto",
                     ) -> Iterator[str]:
     """The tokenised sentences of books, with an empty string at every break.
@@ -355,46 +333,6 @@ def sentence_stream(paths: str | os.PathLike | Iterable[str | os.PathLike], layo
                     yield sentence
 
     return stream()
-
-
-def triplets(paths: str | os.PathLike | Iterable[str | os.PathLike], layout: str = "auto",
-             ) -> Iterator[tuple[str, str, str]]:
-    """Three sentences in a row, for skip-thoughts (Kiros et al. 2015, section 2).
-
-    Parameters
-    ----------
-    paths : see :func:`books`
-    layout : see :func:`paragraphs`
-
-    Yields
-    ------
-    previous, current, following : str
-        Tokenised sentences that stand in one chapter of one book.
-
-    Raises
-    ------
-    StorytellerError
-        As :func:`sentence_stream`; at the end, if there were no three sentences in a row.
-    """
-    stream = sentence_stream(paths, layout)
-
-    def rows() -> Iterator[tuple[str, str, str]]:
-        window: deque[str] = deque(maxlen=3)
-        found = count = 0
-        for sentence in stream:
-            if not sentence:
-                window.clear()
-                continue
-            count += 1
-            window.append(sentence)
-            if len(window) == 3:
-                found += 1
-                yield window[0], window[1], window[2]
-        if not found:
-            raise StorytellerError(f"the texts hold {_count(count, 'sentence')}, and nowhere three in a row: "
-                                   "skip-thoughts learn from neighbours, so give running text")
-
-    return rows()
 
 
 def _count(n: int, what: str) -> str:

@@ -18,17 +18,19 @@ import numpy as np
 from .. import evaluation, files, text
 from ..errors import StorytellerError
 from . import losses
-from .batches import BucketedBatches, prepare_data, prepare_triplets
+from .batches import BucketedBatches, HomogeneousBatches, prepare_data, prepare_triplets
 from .corpus import EncodedCorpus
 
 _log = logging.getLogger(__name__)
 
 CONTEXTS = ("passage", "sentences")
+BATCHES = {"bucketed": BucketedBatches, "homogeneous": HomogeneousBatches}
 HELDOUT_BATCHES = 64  # minibatches at most that a held-out cost is measured on
 
 # dim ... grad_clip as in the original; optimizer 'adam' is Kingma & Ba's, 'adam_2015' the original's.
 COMMON = {"optimizer": "adam", "lrate": 0.001, "warmup": 200, "decay_updates": 0, "decay_c": 0.0, "grad_clip": 5.0,
-          "seed": 1234, "max_epochs": 5, "dispFreq": 50, "validFreq": 500, "saveFreq": 500, "sampleFreq": 500}
+          "batches": "bucketed", "seed": 1234, "max_epochs": 5, "dispFreq": 50, "validFreq": 500, "saveFreq": 500,
+          "sampleFreq": 500}
 WORDS = {"n_samples": 0, "sample_power": 0.5, "label_smoothing": 0.0, "epsilon": 0.0}
 SKIPTHOUGHTS = {**COMMON, **WORDS, "dim_word": 620, "dim": 2400, "n_words": 20000, "maxlen_w": 30,
                 "batch_size": 64, "encoder": "gru", "decoder": "gru", "bidirectional": False}
@@ -174,7 +176,7 @@ class DecoderTask(_WordTask):
         o = self.options
         self._passages, self._vectors, self._saveto = passages, vectors, os.fspath(saveto)
         self._vocabulary = list(vocabulary)
-        self.batches = BucketedBatches(passages.lengths, o["batch_size"], maxlen=o["maxlen_w"], seed=o["seed"])
+        self.batches = _ordered(passages.lengths, o)
         self.params = losses.init_decoder(o["dimctx"], o["dim_word"], o["dim"], o["n_words"],
                                           np.random.default_rng(o["seed"]), o["doutput"], embeddings)
         if init is not None:
@@ -265,8 +267,7 @@ class SkipThoughtsTask(_WordTask):
         o["n_words"] = min(o["n_words"], len(self._words))
         # Before the parameters, which take their time: texts that are too short are told at once.
         rows = corpus.triplets()
-        self.batches = BucketedBatches(corpus.triplet_lengths(rows), o["batch_size"], maxlen=o["maxlen_w"],
-                                       seed=o["seed"], rows=rows)
+        self.batches = _ordered(corpus.triplet_lengths(rows), o, rows)
         rng = np.random.default_rng(o["seed"])
         self.params = losses.init_skipthoughts(o["dim_word"], o["dim"], o["n_words"], rng)
         if o["bidirectional"]:
@@ -401,8 +402,7 @@ class EmbeddingTask:
             _check_words(embedding_dictionary(init), _by_index(self._worddict, o["n_words"]), init)
             self.params = _initial(self.params, init, self._saveto)
             self.init_key = _crc(*self.params.values())
-        self.batches = BucketedBatches(np.array([len(c) for c in self._captions], dtype=np.int64), o["batch_size"],
-                                       maxlen=o["maxlen_w"], seed=o["seed"])
+        self.batches = _ordered(np.array([len(c) for c in self._captions], dtype=np.int64), o)
         if o["batch_size"] < 2 or self.batches.n_sentences < 2:
             raise StorytellerError(f"{self._saveto}: {self.batches.n_sentences} captions of fewer than "
                                    f"{o['maxlen_w']} words in minibatches of {o['batch_size']}: expected at least two "
@@ -542,6 +542,14 @@ def _crc(*arrays: np.ndarray) -> int:
     for array in arrays:
         crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
     return crc
+
+
+def _ordered(lengths: np.ndarray, options: Mapping[str, Any], rows: np.ndarray | None = None) -> Any:
+    """The training's minibatches, in the order that the option ``batches`` names."""
+    if options["batches"] not in BATCHES:
+        raise StorytellerError(f"option 'batches' is {options['batches']!r}: expected one of {', '.join(BATCHES)}")
+    return BATCHES[options["batches"]](lengths, options["batch_size"], maxlen=options["maxlen_w"],
+                                       seed=options["seed"], rows=rows)
 
 
 def _some_batches(lengths: np.ndarray, options: Mapping[str, Any]) -> list[np.ndarray]:

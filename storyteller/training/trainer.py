@@ -32,7 +32,7 @@ OPTIMISERS = {"adam": optimise.adam, "adam_2015": optimise.adam_2015}
 # Options that say how long or how closely a training is watched; they may change when it is resumed.
 FREE_OPTIONS = frozenset({"max_epochs", "dispFreq", "saveFreq", "validFreq", "sampleFreq"})
 # Options that older checkpoints lack, and what those trainings did.
-NEW_OPTIONS = {"context": "passage", "sample_power": 1.0}
+NEW_OPTIONS = {"batches": "bucketed", "context": "passage", "sample_power": 1.0}
 
 
 class Task(Protocol):
