@@ -175,7 +175,7 @@ def load(config: ConfigLike = None) -> Config:
         names = dict(config)
         if not {"paths", "FLAG_CPU_MODE", "styles"} & names.keys():
             names = {"paths": names}
-        return _from_names(names, "the config argument", os.getcwd())
+        return _from_names(names, "the config argument", _current_folder())
     if config is not None:
         return _from_file(os.fspath(config), "load_all's config argument")
     named = os.environ.get(VARIABLE)
@@ -186,7 +186,14 @@ def load(config: ConfigLike = None) -> Config:
         # Many a project has a config.py; ours names one of these.
         if re.search(r"^(FLAG_CPU_MODE|paths)\s*=", source, re.MULTILINE):
             return _from_file(DEFAULT_FILE, "the current folder")
-    return _from_names({}, "none, the compact models that come with storyteller", os.getcwd())
+    return _from_names({}, "none, the compact models that come with storyteller", _current_folder())
+
+
+def _current_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError:     # it was deleted; only whole paths are of use then
+        return ""
 
 
 def _read(path: str) -> str:

@@ -1,12 +1,62 @@
-"""Progress of long work: a tqdm bar with rate and time left."""
+"""What is shown while work goes on: progress bars, messages, and text that is safe on a terminal."""
 from __future__ import annotations
 
+import logging
+import re
+import sys
+from typing import Any, TextIO
 
-def progress_bar(total: int | None, description: str, unit: str, verbose: bool = True, initial: int = 0):
+# Control characters but tab and newline, characters that turn the direction of text, and halves of surrogate pairs
+# (bytes of file names that are no UTF-8).
+_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def printable(text: str, stream: TextIO | None = None) -> str:
+    """Text as a terminal may be given it.
+
+    Parameters
+    ----------
+    text : str
+        Such as a caption or the name of a file, which may hold anything.
+    stream : text file, optional
+        What its encoding cannot express is replaced as well.
+
+    Returns
+    -------
+    str
+        The text, with a replacement character for each control character but tab and newline.
+    """
+    text = _UNSAFE.sub("\N{REPLACEMENT CHARACTER}", text)
+    encoding = getattr(stream, "encoding", None)
+    return text.encode(encoding, "replace").decode(encoding) if encoding else text
+
+
+def inform(logger: logging.Logger, message: str, *values: Any) -> None:
+    """Log a message for the user at level INFO, or show it where logging is not configured.
+
+    A notebook or a plain script shows it so without any preparation; a program that configures
+    logging decides itself.
+    """
+    if logger.hasHandlers():
+        logger.info(message, *values)
+    elif sys.stderr is not None:
+        from tqdm import tqdm
+        tqdm.write(printable(message % values, sys.stderr), file=sys.stderr)
+
+
+def progress_bar(total: int | None, description: str, unit: str, verbose: bool = True, initial: int = 0) -> Any:
     """A bar over ``total`` steps (None: not known), as a context manager with ``update(n)``.
 
-    Silent unless ``verbose`` and standard error is a terminal.
+    Silent unless ``verbose``, and in a notebook or with standard error on a terminal.
     """
-    from tqdm import tqdm
-    return tqdm(total=total, desc=description, unit=f" {unit}s", initial=initial, smoothing=0.05,
-                disable=None if verbose else True, leave=False)
+    notebook = "ipykernel" in sys.modules
+    if notebook:
+        import warnings
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")     # that without ipywidgets the bar is one of text
+            from tqdm.auto import tqdm
+    else:
+        from tqdm import tqdm
+    hidden = not verbose or sys.stderr is None
+    return tqdm(total=total, desc=description, unit=f" {unit}s", initial=initial, smoothing=0.05, leave=False,
+                disable=hidden or (False if notebook else None))    # None: unless on a terminal

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .decoder import Passage
+from .progress import printable
 from .text import detokenize
 
 SHOWN_CAPTIONS = 5
@@ -189,25 +190,40 @@ def _cell() -> int | None:
     return getattr(shell, "execution_count", None)
 
 
+def printed(story: Story) -> str:
+    """Captions and passage exactly as the original prints them (labels end in a space)."""
+    captions = [caption.text for caption in story.captions[:SHOWN_CAPTIONS]]
+    return "\n".join(["NEAREST-CAPTIONS: ", *captions, "", "OUTPUT: ", *story.lines])
+
+
 def print_story(story: Story) -> None:
-    """Print captions and passage exactly as the original does (labels end in a space)."""
+    """Print captions and passage as the original does; control characters are replaced."""
     story._printed_in = _cell()
-    print("NEAREST-CAPTIONS: ")
-    for caption in story.captions[:SHOWN_CAPTIONS]:
-        print(caption.text)
-    print()
-    print("OUTPUT: ")
-    for line in story.lines:
-        print(line)
+    print(printable(printed(story), sys.stdout))
 
 
 def html_page(stories: Iterable[Story], title: str = "Stories") -> str:
     """One self-contained page of pictures, captions and stories."""
-    body = "\n<hr>\n".join(story._repr_html_() for story in stories)
+    return page_start(title) + PAGE_BETWEEN.join(map(page_part, stories)) + PAGE_END
+
+
+# The page in parts, for those who write it story by story.
+
+PAGE_BETWEEN = "\n<hr>\n"
+PAGE_END = "\n</body></html>\n"
+
+
+def page_start(title: str = "Stories") -> str:
+    """What stands before the first story of a page."""
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{html.escape(title)}</title>'
             '<style>body{font-family:Georgia,serif;max-width:64em;margin:2em auto;padding:0 1em;'
             'color:#222;background:#fffdf8}hr{border:0;border-top:1px solid #ddd}'
             'small,summary,li{color:#666}</style></head>\n'
-            f'<body><h1>{html.escape(title)}</h1>\n{body}\n</body></html>\n')
+            f'<body><h1>{html.escape(title)}</h1>\n')
+
+
+def page_part(story: Story) -> str:
+    """A story of a page."""
+    return printable(story._repr_html_())

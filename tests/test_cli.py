@@ -4,14 +4,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from storyteller import cli, generate, skipthoughts
+from storyteller import StorytellerError, cli, generate, skipthoughts
 from tests.conftest import GOLDENS
 
 STORY = GOLDENS / "story"
@@ -61,18 +63,111 @@ def test_html(run, tmp_path):
     status, _, _ = run(IMAGE, "--html", page)
     written = page.read_text(encoding="utf-8")
     assert status == 0 and "data:image/jpeg;base64," in written and "</html>" in written
-    status, _, err = run(IMAGE, "--html", tmp_path / "nowhere" / "stories.html")
-    assert status == 1 and "nowhere" in err
 
 
 def test_errors_are_sentences(run):
-    for arguments in (["missing.jpg"], [IMAGE, "--style", "western"], [IMAGE, "-k", "0"],
-                      [IMAGE, "--sample", "--temperature", "0"]):
+    for arguments in (["missing.jpg"], [IMAGE, "--style", "western"]):
         status, out, err = run(*arguments)
         assert status == 1 and not out and err.startswith("storyteller: ") and "Traceback" not in err
-    with pytest.raises(SystemExit) as usage:
-        run(IMAGE, "-k", "many")
-    assert usage.value.code == 2
+
+
+def usage(*arguments):
+    """The exit status of a command line that is refused before anything is loaded."""
+    try:
+        return cli.main(["--config", "none.py", *arguments])
+    except SystemExit as stopped:
+        return stopped.code
+
+
+@pytest.mark.parametrize("value", ["many", "0", "-1", "1.5", "nan", "1e3", "9" * 30, ""])
+def test_wrong_numbers(value):
+    for option in ("-k", "-b", "--n-best", "--max-words"):
+        assert usage(IMAGE, option, value) == 2
+    for command in (["encode", "x", "-o", "y.npy", "--batch-size"], ["style", "make", "x", "-o", "y", "--min-words"],
+                    ["vocab", "x", "-o", "y", "--min-count"], ["evaluate", "trec", "x", "y", "--folds"]):
+        assert usage(*command, value) == 2
+
+
+@pytest.mark.parametrize("arguments", [
+    ["--temperature", "0"], ["--temperature", "nan"], ["--temperature", "inf"], ["--top-p", "0"], ["--top-p", "1.1"],
+    ["--top-k", "0"], ["--seed", "-1"], ["--seed", "1.5"], ["--strength", "nan"], ["--candidates", "-1"]])
+def test_wrong_options_of_drawing(arguments):
+    assert usage(IMAGE, "--sample", *arguments) == 2
+
+
+def test_wrong_usage(capsys, tmp_path):
+    for option in ("--temperature", "--top-k", "--top-p", "--seed"):
+        assert usage(IMAGE, option, "1") == 2
+        assert option in capsys.readouterr().err
+    for line in (["chekc"], ["trian", "decoder", "x"], ["Evaluate", "trec"]):
+        assert usage(*line) == 2
+        assert "did you mean" in capsys.readouterr().err
+    assert usage("train", "decoder", str(ROOT / "README.md"), "-o", "x.txt") == 2
+    assert usage("train", "decoder", "x", "-o", "x.npz", "--embeddings", "a", "--init", "b") == 2
+    assert usage("train", "embedding", "-o", "x.npz") == 2
+    assert usage(IMAGE, "--html", str(tmp_path / "nowhere" / "x.html")) == 1
+    assert usage("encode", IMAGE, "-o", str(tmp_path / "nowhere" / "x.npy")) == 1
+
+
+def test_options_before_a_command(run, capsys):
+    for before in (["-q"], ["--quiet", f"--config={run.settings}"], ["--config", str(run.settings), "-q"]):
+        capsys.readouterr()
+        assert cli.main([*before, "check"]) == 0
+        assert "found" in capsys.readouterr().out
+
+
+def test_control_characters(run, monkeypatch, tmp_path):
+    """Of names, captions and arguments none reaches the terminal."""
+    name = tmp_path / "\x1b[31mred\udcff\x9b.png"
+    shutil.copy(IMAGE, name)
+    real = generate.story
+
+    def story(*arguments, **options):
+        told = real(*arguments, **options)
+        told.captions[0] = generate.Caption("a cat \x1b]0;title\x07 \x1b[2J \r on a sofa", 1.0)
+        return told
+    monkeypatch.setattr(generate, "story", story)
+    for line in ([name], [name, IMAGE], [name, "--json"], [name, "--html", tmp_path / "x.html"], [f"{name}x"]):
+        _, out, err = run(*line, "-k", 5, "-b", 2)
+        assert not any(c in out + err for c in "\x1b\x07\r\x9b\udcff"), line
+    assert json.loads(run(name, "--json", "-k", 5, "-b", 2)[1])["image"] == str(name)
+    page = (tmp_path / "x.html").read_text(encoding="utf-8")
+    assert "red" in page and "\x1b" not in page
+    run("encode", f"{name}x", "-o", "x.npy")
+    with pytest.raises(SystemExit):
+        run(IMAGE, "--\x1b[31m")
+
+
+def test_several_pictures(run, tmp_path, monkeypatch):
+    """An error names its picture; what was told is on the page, whatever ends the telling."""
+    real, told, end = generate.story, [], BaseException()
+
+    def story(z, image, *arguments, **options):
+        told.append(image)
+        if len(told) == 2:
+            raise StorytellerError("something is wrong with it")
+        if len(told) == 4:
+            raise end
+        return real(z, image, *arguments, **options)
+    monkeypatch.setattr(generate, "story", story)
+    page = tmp_path / "page.html"
+    for error, status in ((KeyboardInterrupt(), 130), (OSError(5, "no such luck"), 1), (MemoryError(), 1)):
+        end = error
+        told.clear()
+        got, out, err = run(*[IMAGE] * 4, "-k", 5, "-b", 2, "--json", "--html", page)
+        assert got == status and len(out.splitlines()) == 2 and "06_tiny.png: something is wrong" in err
+        written = page.read_text(encoding="utf-8")
+        assert written.count('class="story"') == 2 and written.endswith("</html>\n")
+        page.unlink()
+    assert [path.name for path in tmp_path.iterdir()] == []
+
+
+def test_a_page_that_cannot_be_written(run, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    status, _, _ = run(IMAGE, "-k", 5, "-b", 2, "--html", tmp_path / "pipe")
+    os.close(reader)
+    assert status in (0, 1) and (tmp_path / "pipe").is_fifo()
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["encode", "--help"],
@@ -143,7 +238,7 @@ paths = dict(skmodels='models', sktables='models', decmodel='decoder.npz', dicti
 
 def test_check_knows_the_published_checksums(tmp_path):
     """A file of the published dimensions with another sum is reported as damaged."""
-    from storyteller import StorytellerError, check
+    from storyteller import check
     path = tmp_path / "dictionary.txt"
     path.write_text("UNK\n")
     assert check._published(str(path), False) == ""
@@ -159,7 +254,7 @@ def python(*arguments, **environment):
 def test_imports_are_light():
     """No engine, no image or language library before they are needed."""
     heavy = "{'pytensor', 'theano', 'lasagne', 'jax', 'nltk', 'skimage', 'scipy', 'PIL', 'h5py', 'numba'}"
-    for module in ("storyteller", "storyteller.skipthoughts", "storyteller.generate", "storyteller.cli"):
+    for module in ("storyteller", "storyteller.skipthoughts", "storyteller.generate", "storyteller.cli.story"):
         done = python("-c", f"import sys, {module}; print(sorted({heavy} & set(sys.modules)))")
         assert done.stdout.strip() == "[]", (module, done.stdout, done.stderr)
 
@@ -174,3 +269,83 @@ print(skipthoughts.encode(model, ['the sea']).shape)
 print(sorted({{'storyteller.vgg', 'storyteller.decoder', 'storyteller.embedding'}} & set(sys.modules)))
 """)
     assert done.stdout.split("\n")[:2] == ["(1, 48)", "[]"], done.stderr
+
+
+# A fresh process, its streams and signals.
+
+SCRIPT = """
+import os, sys, types
+from storyteller import cli
+class Told:
+    def __init__(self, image):
+        self.image, self.alternatives, self.captions, self.lines = image, [], [], ["caf\\xe9 \\u2603"]
+    def to_dict(self): return {"image": self.image, "text": self.lines[0]}
+    def _repr_html_(self): return "<p class='story'>" + self.image
+def story(z, image, *arguments, **options):
+    if image == b"":
+        raise cli.StorytellerError("nothing is there")
+    if str(image).startswith("signal"):
+        os.kill(os.getpid(), int(image[6:]))
+    return Told(str(image))
+sys.modules["storyteller.generate"] = types.SimpleNamespace(load_all=lambda *arguments, **options: {}, story=story)
+sys.exit(cli.main())
+"""
+
+
+def command(*arguments, shell="", **environment):
+    """Run the command line on a story of its own; `shell` says what a shell does with the streams."""
+    line = [sys.executable, "-c", SCRIPT, *arguments]
+    if shell:
+        line = ["sh", "-c", f'exec "$@" {shell}', "sh", *line]
+    return subprocess.run(line, cwd=ROOT, capture_output=True, env={**os.environ, **environment}, timeout=120)
+
+
+@pytest.mark.parametrize("coding", ["ascii", "cp1252", "utf-8:strict", "latin-1"])
+def test_streams_of_other_encodings(coding, tmp_path):
+    for line in (["\u732b.jpg", "caf\xe9.jpg"], [b"caf\xe9.jpg", "x.jpg"], ["\u732b.jpg", "--json"],
+                 [b"\xff.jpg", "--html", str(tmp_path / "x.html")]):
+        done = command(*line, PYTHONIOENCODING=coding, PYTHONUTF8="0")
+        assert done.returncode == 0 and b"caf" in done.stdout and not done.stderr, done.stderr
+
+
+@pytest.mark.parametrize("shell, status", [("<&-", 1), (">/dev/full", 1), (">&-", 0), ("2>&-", 0), ("<&- >&- 2>&-", 1),
+                                           (">/dev/full 2>/dev/full", 1), ("2>/dev/full", 0)])
+def test_closed_and_full_streams(shell, status):
+    if "full" in shell and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    done = command("-" if "<" in shell else "x.jpg", shell=shell)
+    assert done.returncode == status and b"Traceback" not in done.stderr and b"xception" not in done.stderr
+    help_ = command("--help", shell=shell)
+    assert b"Traceback" not in help_.stderr and b"xception" not in help_.stderr
+
+
+@pytest.mark.parametrize("number, status", [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals(number, status, tmp_path):
+    """What was told before is printed and on the page."""
+    page = tmp_path / "x.html"
+    done = command("a.jpg", f"signal{int(number)}", "b.jpg", "--json", "--html", str(page))
+    assert done.returncode == status and done.stderr.count(b"\n") == 1
+    assert json.loads(done.stdout)["image"] == "a.jpg"
+    written = page.read_text(encoding="utf-8")
+    assert written.count("class='story'") == 1 and written.endswith("</html>\n")
+
+
+def test_a_deleted_working_folder(tmp_path):
+    script, gone = tmp_path / "storyteller.py", tmp_path / "gone"
+    script.write_text(f"import sys\nsys.path[0] = {str(ROOT)!r}\nfrom storyteller.cli import main\nsys.exit(main())\n")
+    gone.mkdir()
+    done = subprocess.run(["sh", "-c", 'cd "$0"; rmdir "$0"; exec "$@"', str(gone), sys.executable, str(script), "-q",
+                           "-k", "5", "-b", "2", "--max-words", "3", IMAGE], capture_output=True, timeout=120)
+    assert done.returncode == 0 and b"OUTPUT" in done.stdout, done.stderr
+
+
+def test_what_main_leaves_behind():
+    """A caller's handlers of signals stay."""
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    usage("check")
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    done = []
+    thread = threading.Thread(target=lambda: done.append(usage("check")))
+    thread.start()
+    thread.join()
+    assert done == [1]

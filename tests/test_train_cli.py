@@ -31,7 +31,7 @@ def run(capsys, monkeypatch, tmp_path):
         capsys.readouterr()
         status = cli.main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
-        assert status == fails, err
+        assert bool(status) == bool(fails), err     # 1, or 2 for wrong usage
         if fails:
             assert err.startswith("storyteller: ") or "\nstoryteller: " in err
             assert "Traceback" not in err and not out

@@ -6,7 +6,13 @@ from collections.abc import Sequence
 
 from ..errors import StorytellerError
 
+# Whatever else is needed is imported in main, where Ctrl-C is told in a sentence.
+
 COMMANDS = ("check", "encode", "style", "vocab", "train", "evaluate")
+
+
+class UsageError(StorytellerError):
+    """Arguments that do not go together; exit status 2, as for those that argparse refuses."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,32 +26,105 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit status: 0, 1 for an error that was told in a sentence (or, for ``check``, for files
-        that are not all right), 2 for wrong usage, 130 when interrupted.
+        Exit status:
+
+        ===  ==========================================================================
+        0    all was done
+        1    an error, told in a sentence; for several pictures: some could not be told;
+             for ``check``: not all files are right
+        2    wrong usage (also raised as SystemExit, by argparse)
+        130  interrupted by Ctrl-C; 143: ended by SIGTERM
+        ===  ==========================================================================
     """
+    signals: list[int] = []
+    restore = None
+    try:
+        restore = _catch_signals(signals)
+        return _run(sys.argv[1:] if arguments is None else list(arguments))
+    except BaseException as error:  # an interrupted import may raise anything
+        if not (signals or isinstance(error, KeyboardInterrupt)):
+            raise
+        if restore is not None:
+            restore(True)
+        from .terminal import complain
+        complain("interrupted" if signals[-1:] in ([], [2]) else "terminated")
+        return 128 + (signals[-1] if signals else 2)
+    finally:
+        if restore is not None:
+            restore(arguments is None)
+
+
+def _run(arguments: list[str]) -> int:
     import importlib
     import logging
-    import os
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # --config may stand before a command as well as behind it.
-    leading = 2 if arguments[:1] in (["--config"],) else 1 if arguments and arguments[0].startswith(
-        "--config=") else 0
-    command = arguments[leading] if len(arguments) > leading else None
-    if command in COMMANDS:
-        del arguments[leading]
-    else:
-        command = "story"
-    options = importlib.import_module(f".{command}", __name__).parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
-    logging.getLogger("storyteller").setLevel(logging.ERROR if options.quiet else logging.INFO)
+
+    from . import terminal
     try:
-        return options.run(options)
+        terminal.occupy_closed()
+        # Options of every command may stand before it as well.
+        leading = 0
+        while leading < len(arguments) and arguments[leading] in ("-q", "--quiet", "--config") or \
+                arguments[leading:] and arguments[leading].startswith("--config="):
+            leading += 2 if arguments[leading] == "--config" else 1
+        command = arguments[leading] if len(arguments) > leading else ""
+        if command in COMMANDS:
+            del arguments[leading]
+        else:
+            _check_command(command)
+            command = "story"
+        options = importlib.import_module(f".{command}", __name__).parser().parse_args(arguments)
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(terminal.PrintableFormatter("%(message)s"))
+        logging.basicConfig(level=logging.WARNING, handlers=[handler])
+        logging.getLogger("storyteller").setLevel(logging.ERROR if options.quiet else logging.INFO)
+        status = options.run(options)
+        return status if terminal.flush() else 1
+    except SystemExit:  # of argparse
+        terminal.flush()
+        raise
     except StorytellerError as error:
-        print(f"storyteller: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("storyteller: interrupted", file=sys.stderr)
-        return 130
+        terminal.complain(str(error))
+        return 2 if isinstance(error, UsageError) else 1
     except BrokenPipeError:  # `storyteller ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OSError as error:
+        terminal.complain(f"{error.filename}: {error.strerror}" if error.filename else f"the system says: {error}")
+        return 1
+    except MemoryError:
+        terminal.complain("there is not enough memory for this; give less at a time or close other programs")
+        return 1
+
+
+def _check_command(word: str) -> None:
+    """Say which command is meant where one is mistyped, before anything is loaded."""
+    if not word.isalpha():
+        return
+    import difflib
+    import os
+    meant = difflib.get_close_matches(word.lower(), COMMANDS, 1, 0.7)
+    if meant and not os.path.exists(word):
+        raise UsageError(f"{word!r} is neither a picture nor a command; did you mean `storyteller {meant[0]}`?")
+
+
+def _catch_signals(signals: list[int]):  # type: ignore[no-untyped-def]
+    """Note Ctrl-C and SIGTERM in `signals` and raise KeyboardInterrupt; returns what ends that."""
+    import signal
+
+    def stop(number: int, frame: object) -> None:
+        signals.append(number)
+        raise KeyboardInterrupt
+    # What a caller, or nohup, has decided stays.
+    before = {number: usual for number, usual in ((signal.SIGINT, signal.default_int_handler),
+                                                  (signal.SIGTERM, signal.SIG_DFL))
+              if signal.getsignal(number) == usual}
+    try:
+        for number in before:
+            signal.signal(number, stop)
+    except ValueError:  # not the main thread
+        return None
+
+    def restore(at_end: bool) -> None:
+        for number, handler in before.items():
+            # While the process ends, Ctrl-C has nothing to add.
+            signal.signal(number, signal.SIG_DFL if at_end else handler)
+    return restore

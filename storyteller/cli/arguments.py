@@ -2,19 +2,31 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import sys
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import NoReturn
 
 from ..errors import StorytellerError
+from ..progress import printable
+from . import UsageError
 
 TEXTS = ("texts: UTF-8 files, plain or packed (.gz, .xz, .bz2), one paragraph a line or paragraphs apart by "
           "blank lines, and folders of such files ending in .txt, .txt.gz, .txt.xz or .txt.bz2")
 _MIN_WORDS = 30         # of a decoder's passages
+_MOST = 10 ** 9         # of anything that is counted
+_SHOWN = 40             # characters of a wrong value
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message, sys.stderr))
 
 
 def new_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog=prog, description=description, epilog=epilog,
+    """The parser of a command, with the options that every command has."""
+    parser = _Parser(prog=prog, description=description, epilog=epilog,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(config=None, quiet=False)
     add_common(parser)
@@ -22,6 +34,7 @@ def new_parser(prog: str, description: str, epilog: str | None = None) -> argpar
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
+    """Give a parser, also that of a subcommand, the options that every command has."""
     # Without defaults of their own, so that a subcommand's parser keeps what stood before it.
     parser.add_argument("--config", metavar="FILE", default=argparse.SUPPRESS,
                         help="settings file (see README.md)")
@@ -43,40 +56,61 @@ def subcommands(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., 
     return add
 
 
-def positive(kind: type) -> Callable[[str], Any]:
-    def read(value: str) -> Any:
-        number = kind(value)
-        if not number > 0:
-            raise argparse.ArgumentTypeError(f"{value} is not above 0")
+def whole(least: int = 1) -> Callable[[str], int]:
+    """The type of an argument: a whole number of at least `least`."""
+    def read(value: str) -> int:
+        try:
+            number = int(value)
+        except ValueError:
+            number = least - 1
+        if not least <= number <= _MOST:
+            raise argparse.ArgumentTypeError(f"{value[:_SHOWN]!r} is not a whole number from {least} to {_MOST}")
         return number
-    read.__name__ = kind.__name__
+    return read
+
+
+def real(above: float = -math.inf, most: float = math.inf) -> Callable[[str], float]:
+    """The type of an argument: a finite number above `above`, up to `most`."""
+    def read(value: str) -> float:
+        try:
+            number = float(value)
+        except ValueError:
+            number = math.nan
+        if not (math.isfinite(number) and above < number <= most):
+            wanted = f" above {above:g}" if above > -math.inf else ""
+            wanted += f" up to {most:g}" if most < math.inf else ""
+            raise argparse.ArgumentTypeError(f"{value[:_SHOWN]!r} is not a number{wanted}")
+        return number
     return read
 
 
 def add_skipthoughts(parser: argparse.ArgumentParser) -> None:
+    """Give a parser --skipthoughts."""
     parser.add_argument("--skipthoughts", metavar="FOLDER", help="skip-thoughts model: uni_skip.npz, bi_skip.npz, "
                         "utable.npy, btable.npy and dictionary.txt (default: that of the settings)")
 
 
 def add_bounds(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--min-words", type=positive(int), default=_MIN_WORDS, metavar="N",
+    """Give a parser the least and most words of a passage."""
+    parser.add_argument("--min-words", type=whole(), default=_MIN_WORDS, metavar="N",
                         help="of a passage (default: %(default)s)")
-    parser.add_argument("--max-words", type=positive(int), metavar="N",
+    parser.add_argument("--max-words", type=whole(), metavar="N",
                         help="of a passage (default: one less than maxlen_w)")
 
 
 def bounds(options: argparse.Namespace, maxlen: int) -> tuple[int, int]:
+    """The least and most words of a passage, for a model that leaves out texts of `maxlen` words."""
     most = maxlen - 1 if options.max_words is None else options.max_words
     if most >= maxlen:
-        raise StorytellerError(f"--max-words is {most}, but maxlen_w {maxlen} leaves out passages of so many "
+        raise UsageError(f"--max-words is {most}, but maxlen_w {maxlen} leaves out passages of so many "
                                f"words: give a --maxlen-w of {most + 1} or a smaller --max-words")
     if options.min_words > most:
-        raise StorytellerError(f"--min-words is {options.min_words}, more than the {most} words that a passage "
+        raise UsageError(f"--min-words is {options.min_words}, more than the {most} words that a passage "
                                "may have: give a smaller --min-words or a larger --max-words and --maxlen-w")
     return options.min_words, most
 
 
 def check_folder(path: str) -> None:
-    folder = os.path.dirname(os.path.abspath(path))
-    if not os.path.isdir(folder):
+    """Refuse an output whose folder does not exist, before the work is done."""
+    if not os.path.isdir(os.path.dirname(path) or os.curdir):
         raise StorytellerError(f"{path}: its folder does not exist; make it or name another")

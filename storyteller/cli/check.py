@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 
 from .arguments import new_parser
+from .terminal import say, say_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -24,12 +24,12 @@ def run(options: argparse.Namespace) -> int:
     findings = check(config, verbose=not options.quiet)
     wrong = sum(finding.status != FOUND for finding in findings)
     if options.json:
-        print(json.dumps([{"key": f.file.key, "path": f.file.path, "status": f.status, "message": f.message}
-                          for f in findings], indent=1))
+        say_json([{"key": f.file.key, "path": f.file.path, "status": f.status, "message": f.message}
+                  for f in findings], indent=1)
         return 1 if wrong else 0
-    print(f"settings: {config.source}; FLAG_CPU_MODE = {config.cpu_mode}")
+    say(f"settings: {config.source}; FLAG_CPU_MODE = {config.cpu_mode}")
     for finding in findings:
-        print(f"{finding.status:12s} {finding.file.path or '(not set)'}\n{'':13s}{finding.message}")
-    print(f"{len(findings) - wrong} of {len(findings)} files are all right"
-          + ("" if wrong else ": `storyteller IMAGE` will work"))
+        say(f"{finding.status:12s} {finding.file.path or '(not set)'}\n{'':13s}{finding.message}")
+    say(f"{len(findings) - wrong} of {len(findings)} files are all right"
+        + ("" if wrong else ": `storyteller IMAGE` will work"))
     return 1 if wrong else 0

@@ -2,9 +2,9 @@
 from __future__ import annotations
 
 import argparse
-import sys
 
-from .arguments import new_parser
+from .arguments import check_folder, new_parser, whole
+from .terminal import say, standard_input
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,7 +16,7 @@ def parser() -> argparse.ArgumentParser:
                         help="array (lines, dim) float32")
     made.add_argument("--no-norm", action="store_true", help="do not scale the uni and bi parts to unit norm")
     made.add_argument("--eos", action="store_true", help="read an <eos> after the last word")
-    made.add_argument("--batch-size", type=int, default=128, metavar="N", help="(default: %(default)s)")
+    made.add_argument("--batch-size", type=whole(), default=128, metavar="N", help="(default: %(default)s)")
     made.set_defaults(run=run)
     return made
 
@@ -28,14 +28,15 @@ def run(options: argparse.Namespace) -> int:
     from .. import files, skipthoughts, text
     from ..generate import Models
     if options.text == "-":
-        lines = [line.strip() for line in sys.stdin.buffer.read().decode("utf-8", "replace").split("\n")]
+        lines = [line.strip() for line in standard_input("text").read().decode("utf-8", "replace").split("\n")]
         lines = lines[:-1] if lines and not lines[-1] else lines
     else:
         lines = text.read_lines(options.text)
+    check_folder(options.output)
     z = Models(options.config, verbose=not options.quiet)
     vectors = skipthoughts.encode(z["stv"], lines, use_norm=not options.no_norm, use_eos=options.eos,
                                   batch_size=options.batch_size, verbose=not options.quiet)
     with files.write_atomically(options.output) as file:
         np.save(file, vectors, allow_pickle=False)
-    print(f"{options.output}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
+    say(f"{options.output}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
     return 0

@@ -3,14 +3,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import StorytellerError
-from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, new_parser, positive, subcommands
+from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, new_parser, subcommands, whole
+from .terminal import say, say_json
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,11 +33,11 @@ def parser() -> argparse.ArgumentParser:
     decoder.add_argument("--dictionary", metavar="FILE.pkl", help="(default: NAME_dictionary.pkl)")
     add_skipthoughts(decoder)
     add_bounds(decoder)
-    decoder.add_argument("--passages", type=positive(int), default=1000, metavar="N",
+    decoder.add_argument("--passages", type=whole(), default=1000, metavar="N",
                          help="measure perplexity on the first N passages (default: %(default)s)")
-    decoder.add_argument("--reconstruct", type=int, default=20, metavar="N",
+    decoder.add_argument("--reconstruct", type=whole(0), default=20, metavar="N",
                          help="write N of them again; 0: none (default: %(default)s)")
-    decoder.add_argument("--beam-width", type=positive(int), default=5, metavar="N",
+    decoder.add_argument("--beam-width", type=whole(), default=5, metavar="N",
                          help="(default: %(default)s)")
 
     neighbours = add("neighbours", "The sentences of a corpus that are nearest to sentences of yours.",
@@ -45,8 +45,8 @@ def parser() -> argparse.ArgumentParser:
     neighbours.add_argument("sentences", metavar="SENTENCE", nargs="+")
     add_skipthoughts(neighbours)
     neighbours.add_argument("--corpus", required=True, metavar="TEXT", help="a text file, or a folder of them")
-    neighbours.add_argument("-k", type=positive(int), default=5, metavar="N", help="(default: %(default)s)")
-    neighbours.add_argument("--limit", type=positive(int), default=20000, metavar="N",
+    neighbours.add_argument("-k", type=whole(), default=5, metavar="N", help="(default: %(default)s)")
+    neighbours.add_argument("--limit", type=whole(), default=20000, metavar="N",
                             help="read the first N sentences (default: %(default)s)")
 
     parsers = [retrieval, decoder, neighbours]
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
                    aliases=aliases)
         for file in files:
             one.add_argument(file.lower(), metavar=file)
-        one.add_argument("--folds", type=positive(int), default=10, metavar="N", help="of the cross-validation "
+        one.add_argument("--folds", type=whole(), default=10, metavar="N", help="of the cross-validation "
                           "(default: %(default)s)")
         add_skipthoughts(one)
         parsers.append(one)
@@ -69,12 +69,12 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
-def _print(options: argparse.Namespace, values: Mapping[str, Any], lines: Iterable[str]) -> int:
+def _show(options: argparse.Namespace, values: Mapping[str, Any], lines: Iterable[str]) -> int:
     if options.json:
-        print(json.dumps(values, ensure_ascii=False))
+        say_json(values)
     else:
         for line in lines:
-            print(line)
+            say(line)
     return 0
 
 
@@ -93,15 +93,13 @@ def _evaluate_retrieval(options: argparse.Namespace) -> int:
         r1, r5, r10, median = rank(images, sentences, per_image=per_image)
         values[name] = {"R@1": r1, "R@5": r5, "R@10": r10, "median rank": median}
         lines.append(f"{name}: R@1 {r1:.1f}, R@5 {r5:.1f}, R@10 {r10:.1f}, median rank {median:.0f}")
-    return _print(options, values, lines)
+    return _show(options, values, lines)
 
 
 def _evaluate_decoder(options: argparse.Namespace) -> int:
     from .. import decoder, evaluation, files, text
     from ..progress import progress_bar
     from ..training import corpus, prepare, tasks
-    if options.reconstruct < 0:
-        raise StorytellerError(f"--reconstruct is {options.reconstruct}: expected at least 0")
     dictionary = options.dictionary or tasks.decoder_dictionary(options.model)
     dec = decoder.load_model(options.model, dictionary)
     least, most = bounds(options, int(dec.options.get("maxlen_w") or 100))
@@ -138,7 +136,7 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
                   f"{options.beam_width}"]
         for example in values["examples"]:
             lines += ["", f"  passage: {example['passage']}", f"  again:   {example['again']}"]
-    return _print(options, values, lines)
+    return _show(options, values, lines)
 
 
 def _evaluate_neighbours(options: argparse.Namespace) -> int:
@@ -157,7 +155,7 @@ def _evaluate_neighbours(options: argparse.Namespace) -> int:
         rows = [{"sentence": sentences[i], "cosine": float(score)} for i, score in zip(best, scores)]
         found.append({"query": sentence, "nearest": rows})
         lines += [sentence, *(f"  {row['cosine']:.4f}  {row['sentence']}" for row in rows)]
-    return _print(options, {"sentences": len(sentences), "queries": found}, lines)
+    return _show(options, {"sentences": len(sentences), "queries": found}, lines)
 
 
 def _features_of(options: argparse.Namespace, *texts: Sequence[str], use_eos: bool = False) -> list[np.ndarray]:
@@ -172,7 +170,7 @@ def _features_of(options: argparse.Namespace, *texts: Sequence[str], use_eos: bo
 
 def _accuracy(options: argparse.Namespace, name: str, result: dict[str, Any]) -> int:
     f1 = f", F1 {result['f1']:.1f}" if "f1" in result else ""
-    return _print(options, {"task": name, **result},
+    return _show(options, {"task": name, **result},
                   [f"{name}: accuracy {result['accuracy']:.1f}{f1} of {result['n']}"])
 
 
@@ -211,6 +209,6 @@ def _evaluate_sick(options: argparse.Namespace) -> int:
     va, vb, vc, vd = _features_of(options, a, b, c, d, use_eos=True)
     result = evaluation.relatedness(evaluation.pair_features(va, vb), scores, evaluation.pair_features(vc, vd),
                                     test_scores, options.folds)
-    return _print(options, {"task": "SICK", **result, "n": len(c)}, [
+    return _show(options, {"task": "SICK", **result, "n": len(c)}, [
         f"SICK: Pearson {result['pearson']:.4f}, Spearman {result['spearman']:.4f}, MSE {result['mse']:.4f} of "
         f"{len(c)} pairs"])

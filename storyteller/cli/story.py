@@ -2,12 +2,20 @@
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import sys
-from pathlib import Path
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, BinaryIO
 
+from .. import __version__
 from ..errors import StorytellerError
-from .arguments import new_parser
+from ..progress import progress_bar
+from . import UsageError
+from .arguments import check_folder, new_parser, real, whole
+from .terminal import complain, say, say_json, standard_input
+
+if TYPE_CHECKING:
+    from ..stories import Story
 
 _EPILOG = """\
 other commands (storyteller COMMAND --help):
@@ -31,33 +39,33 @@ examples:
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    from .. import __version__
     made = new_parser("storyteller", "Look at a picture and tell a short story about it in the style of a book.",
                       _EPILOG)
     add = made.add_argument
     add("images", metavar="IMAGE", nargs="+", help="picture (JPEG, PNG, GIF, WebP, TIFF, BMP); - for "
         "standard input")
-    add("-k", type=int, default=100, help="nearest captions to think of (default: %(default)s)")
-    add("-b", "--beam-width", type=int, default=50, metavar="N", help="a wider beam takes longer and finds "
+    add("-k", type=whole(), default=100, metavar="N", help="nearest captions to think of (default: %(default)s)")
+    add("-b", "--beam-width", type=whole(), default=50, metavar="N", help="a wider beam takes longer and finds "
         "likelier stories (default: %(default)s)")
     add("--style", metavar="NAME|FILE", help="book style: a name (romance) or an .npy file (default: the "
         "settings' posbias)")
-    add("--strength", type=float, default=1.0, metavar="X", help="of the style shift; 0 tells in caption "
+    add("--strength", type=real(), default=1.0, metavar="X", help="of the style shift; 0 tells in caption "
         "style (default: %(default)s)")
     add("--lyric", action="store_true", help="print the story in lines, split at commas")
-    add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without blanks "
+    add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without spaces "
         "before punctuation, or the decoder's own words (default: the settings')")
-    add("--candidates", type=int, metavar="N", help="write N stories at random beside the beam's best; tell the one "
-        "that fits the picture best; 0: the likeliest (default: the settings')")
-    add("--n-best", type=int, default=1, metavar="N", help="print the N best stories with their costs")
+    add("--candidates", type=whole(0), metavar="N", help="write N stories at random beside the beam's best; tell the "
+        "one that fits the picture best; 0: the likeliest (default: the settings')")
+    add("--n-best", type=whole(), default=1, metavar="N", help="print the N best stories with their costs")
     add("--sample", action="store_true", help="draw the words at random instead of searching")
-    add("--temperature", type=float, default=1.0, metavar="T", help="with --sample: below 1 bolder, above 1 "
-        "wilder (default: %(default)s)")
-    add("--top-k", type=int, metavar="K", help="with --sample: draw among the K likeliest words")
-    add("--top-p", type=float, metavar="P", help="with --sample: draw among the likeliest words of total "
+    add("--temperature", type=real(0), metavar="T", help="with --sample: below 1 more conservative, above 1 more "
+        "random (default: 1)")
+    add("--top-k", type=whole(), metavar="K", help="with --sample: draw among the K likeliest words")
+    add("--top-p", type=real(0, 1), metavar="P", help="with --sample: draw among the likeliest words of total "
         "probability P")
-    add("--seed", type=int, metavar="N", help="with --sample: the same seed gives the same story")
-    add("--max-words", type=int, default=1000, metavar="N", help="(default: %(default)s)")
+    add("--seed", type=whole(0), metavar="N", help="with --sample: the same seed gives the same story")
+    add("--max-words", type=whole(), default=1000, metavar="N", help="(default: %(default)s)")
+    add("--strict", action="store_true", help="refuse pictures that are truncated or blank instead of warning")
     add("--json", action="store_true", help="print JSON: one object a line, with captions, scores and costs")
     add("--html", metavar="FILE", help="also write one self-contained page of pictures, captions and stories")
     add("--version", action="version", version=f"storyteller {__version__}")
@@ -67,46 +75,79 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Tell the stories."""
-    from .. import files, generate
-    from ..stories import html_page
-    if options.html and not Path(options.html).absolute().parent.is_dir():
-        raise StorytellerError(f"--html {options.html}: its folder does not exist; make it or name another")
+    sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")
+                if getattr(options, name) is not None}
+    if sampling and not options.sample:
+        names = ", ".join("--" + name.replace("_", "-") for name in sampling)
+        raise UsageError(f"{names}: only with --sample, which draws the words at random")
+    if options.html:
+        check_folder(options.html)
+    images = options.images
+    from .. import generate
     z = generate.load_all(options.config, verbose=not options.quiet)
-    told, failed = [], 0
-    for image in options.images:
-        try:
-            source = sys.stdin.buffer.read() if image == "-" else image
-            story = generate.story(
-                z, source, options.k, options.beam_width, options.lyric, style=options.style,
-                strength=options.strength, n_best=options.n_best, sample=options.sample,
-                temperature=options.temperature, top_k=options.top_k, top_p=options.top_p,
-                seed=options.seed, maxlen=options.max_words, candidates=options.candidates, prose=options.prose,
-                show=False)
-        except StorytellerError as error:
-            if len(options.images) == 1:
-                raise
-            print(f"storyteller: {error}", file=sys.stderr)
-            failed += 1
-            continue
-        told.append(story)
-        _print(story, options)
-    if options.html and told:
-        with files.write_atomically(options.html) as file:
-            file.write(html_page(told).encode("utf-8"))
+    telling = dict(style=options.style, strength=options.strength, n_best=options.n_best, sample=options.sample,
+                   maxlen=options.max_words, candidates=options.candidates, prose=options.prose, show=False, **sampling)
+    if options.strict:
+        telling["strict"] = True
+    failed = 0
+    # With the stories on the same terminal a bar would be in their way.
+    shown = not options.quiet and len(images) > 1 and not (sys.stdout and sys.stdout.isatty())
+    with _Page(options.html) as page, progress_bar(len(images), "telling stories", "picture", shown) as bar:
+        for image in images:
+            try:
+                source = standard_input("a picture").read() if image == "-" else image
+                story = generate.story(z, source, options.k, options.beam_width, options.lyric, **telling)
+            except StorytellerError as error:
+                name = "standard input" if image == "-" else image
+                told = f"{error}" if os.path.basename(name) in str(error) else f"{name}: {error}"
+                if len(images) == 1:
+                    raise StorytellerError(told) from error
+                failed += 1
+                with bar.external_write_mode(file=sys.stderr):
+                    complain(told)
+                bar.set_postfix(failed=failed, refresh=False)
+            else:
+                _print(story, options)
+                page.add(story)
+            bar.update()
+    if failed:
+        complain(f"{failed} of {len(images)} pictures could not be told")
     return 1 if failed else 0
 
 
-def _print(story, options: argparse.Namespace) -> None:
-    from ..stories import print_story
+class _Page:
+    """The page of --html, written story by story: whatever ends the telling, it holds what was told."""
+
+    def __init__(self, path: str | None):
+        self._path, self._writing = path, ExitStack()
+        self._file: BinaryIO | None = None
+
+    def __enter__(self) -> _Page:
+        return self
+
+    def add(self, story: Story) -> None:
+        if self._path is None:
+            return
+        from .. import files, stories
+        between = stories.PAGE_BETWEEN
+        if self._file is None:
+            self._file, between = self._writing.enter_context(files.write_atomically(self._path)), stories.page_start()
+        self._file.write((between + stories.page_part(story)).encode("utf-8"))
+
+    def __exit__(self, *error: object) -> None:
+        from .. import stories
+        with self._writing:
+            if self._file is not None:
+                self._file.write(stories.PAGE_END.encode("utf-8"))
+
+
+def _print(story: Story, options: argparse.Namespace) -> None:
     if options.json:
-        print(json.dumps(story.to_dict(), ensure_ascii=False), flush=True)
+        say_json(story.to_dict())
         return
-    if len(options.images) > 1:
-        print(f"== {story.image}")
-    print_story(story)
+    from .. import stories
+    lines = [f"== {story.image}"] if len(options.images) > 1 else []
+    lines.append(stories.printed(story))
     for passage in story.alternatives[1:]:
-        print()
-        print("\n".join(story.lines_of(passage.text)))
-        print(f"(cost {passage.cost:.2f}; the first: {story.cost:.2f})")
-    if len(options.images) > 1:
-        print()
+        lines += ["", *story.lines_of(passage.text), f"(cost {passage.cost:.2f}; the first: {story.cost:.2f})"]
+    say("\n".join(lines + [""] * (len(options.images) > 1)))

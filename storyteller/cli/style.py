@@ -5,7 +5,8 @@ import argparse
 import os
 from typing import Any
 
-from .arguments import add_common, new_parser
+from .arguments import add_common, check_folder, new_parser, whole
+from .terminal import say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -20,7 +21,7 @@ def parser() -> argparse.ArgumentParser:
                       help="text files (UTF-8, plain or .gz, .xz, .bz2), or folders of them")
     make.add_argument("-o", "--output", required=True, metavar="NAME_style.npy",
                       help="vector file; use it as --style or as posbias")
-    make.add_argument("--min-words", type=int, default=100, metavar="N",
+    make.add_argument("--min-words", type=whole(), default=100, metavar="N",
                       help="leave out shorter paragraphs (default: %(default)s; use 1 for captions)")
     make.add_argument("--sentences", action=argparse.BooleanOptionalAction, help="a paragraph's vector is the mean of "
                       "its sentences', not that of the paragraph read as one (default: as the settings' decoder was "
@@ -41,12 +42,13 @@ def run(options: argparse.Namespace) -> int:
     from .. import style
     from ..generate import Models
     from ..training.corpus import books, paragraphs
+    check_folder(options.output)
     files = books(options.texts)
     z = Models(options.config, verbose=not options.quiet)
     passages = (paragraph for path in files for paragraph in paragraphs(path))
     sentences = _reads_means(z.config) if options.sentences is None else options.sentences
     vector = style.make(z["stv"], passages, options.min_words, not options.quiet, sentences)
     style.save(options.output, vector)
-    print(f"{options.output}: style of {len(files)} file{'s' if len(files) > 1 else ''}, "
-          f"{len(vector)} numbers")
+    say(f"{options.output}: style of {len(files)} file{'s' if len(files) > 1 else ''}, "
+        f"{len(vector)} numbers")
     return 0

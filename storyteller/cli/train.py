@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import StorytellerError
-from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, check_folder, new_parser, positive, subcommands
+from . import UsageError
+from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, check_folder, new_parser, real, subcommands, whole
+from .terminal import say
 
 _log = logging.getLogger(__name__)
 
@@ -110,8 +112,8 @@ def _add_training(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], 
         "its dictionary is the default of --vocab, which must be the same")
     add("--resume", action="store_true", help="go on from the checkpoint; without one start anew")
     add("--overwrite", action="store_true", help="start anew although there is a checkpoint")
-    add("--updates", type=positive(int), metavar="N", help="stop after N updates in all")
-    add("--minutes", type=positive(float), metavar="M", help="stop after M minutes of this run")
+    add("--updates", type=whole(), metavar="N", help="stop after N updates in all")
+    add("--minutes", type=real(0), metavar="M", help="stop after M minutes of this run")
     add("--plot", metavar="FILE.png", help="draw the curves of the log when done (needs storyteller[plot])")
     group = parser.add_argument_group("model and training options")
     bow = defaults.keys() >= {"margin"}
@@ -138,14 +140,17 @@ def given_options(options: argparse.Namespace, defaults: Mapping[str, Any]) -> d
     given = {name: getattr(options, name) for name in defaults if getattr(options, name) is not None}
     if given.get("bidirectional"):
         given.setdefault("dim", _BI_DIM)
-    return tasks.options_of(defaults, given)
+    try:
+        return tasks.options_of(defaults, given)
+    except StorytellerError as error:
+        raise UsageError(str(error)) from error
 
 
 def _check_start(saveto: str, options: argparse.Namespace) -> None:
     """What would only be noticed after hours."""
     from ..training.trainer import checkpoint_path
     if not saveto.endswith(".npz"):
-        raise StorytellerError(f"{saveto}: expected a name that ends in .npz")
+        raise UsageError(f"{saveto}: expected a name that ends in .npz")
     check_folder(saveto)
     checkpoint = checkpoint_path(saveto)
     if os.path.exists(checkpoint) and not (options.resume or options.overwrite):
@@ -175,11 +180,11 @@ def _train(task: Any, saveto: str, options: argparse.Namespace, measure: str, fi
         trainer.plot_log(trainer.log_path(saveto), options.plot)
         written.append(options.plot)
     epochs = f"{summary.epochs} epoch{'' if summary.epochs == 1 else 's'} finished"
-    print(f"{saveto}: {summary.updates:,} updates, {epochs}, {summary.seconds:,.0f} s "
-          f"({summary.stopped}); {summary.words_per_second:,.0f} {task.unit}/s in this run")
-    print(f"best held-out {measure}: {summary.best:.2f}" if summary.best is not None
-          else "nothing was held out: the last parameters were written")
-    print("written: " + ", ".join(file for file in written if os.path.exists(file)))
+    say(f"{saveto}: {summary.updates:,} updates, {epochs}, {summary.seconds:,.0f} s "
+        f"({summary.stopped}); {summary.words_per_second:,.0f} {task.unit}/s in this run")
+    say(f"best held-out {measure}: {summary.best:.2f}" if summary.best is not None
+        else "nothing was held out: the last parameters were written")
+    say("written: " + ", ".join(file for file in written if os.path.exists(file)))
     return 0
 
 
@@ -214,15 +219,17 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
     status = _train(task, saveto, options, "perplexity",
                     [saveto, f"{saveto}.pkl", table, os.path.join(folder, "dictionary.txt"), dictionary],
                     lambda: vocabulary.save_dictionary(dictionary, words, counts))
-    print(f"{folder}: is complete, use it as --skipthoughts" if os.path.exists(other) else
-          f"still to train into {folder}: {os.path.basename(other)}"
-          + (", the same without --bidirectional" if o["bidirectional"] else ", the same with --bidirectional"))
+    say(f"{folder}: is complete, use it as --skipthoughts" if os.path.exists(other) else
+        f"still to train into {folder}: {os.path.basename(other)}"
+        + (", the same without --bidirectional" if o["bidirectional"] else ", the same with --bidirectional"))
     return status
 
 
 def _train_decoder(options: argparse.Namespace) -> int:
     from ..training import corpus, prepare, tasks, vocabulary
     o, verbose, saveto = given_options(options, tasks.DECODER), not options.quiet, options.output
+    if options.embeddings and options.init:
+        raise UsageError("--embeddings and --init both say what to start from: give one of them")
     inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
     _check_start(saveto, options)
     if options.init and options.vocab is None:
@@ -238,9 +245,6 @@ def _train_decoder(options: argparse.Namespace) -> int:
     o["n_words"] = min(o["n_words"], len(words) + 2)
     embeddings = None
     if options.embeddings:
-        # What follows is the task's error, told before hours of encoding.
-        if options.init:
-            raise StorytellerError("--embeddings and --init both say what to start from: give one of them")
         vectors = vocabulary.load_word_vectors(options.embeddings)
         embeddings = vocabulary.initial_vectors(vectors, prepare.word_list(words), o["dim_word"], o["seed"],
                                                 options.embeddings)
@@ -285,16 +289,16 @@ def _pairs_of(options: argparse.Namespace) -> list[tuple[str, str]]:
     single = (options.captions, options.features, options.heldout_captions, options.heldout_features)
     if options.data is not None:
         if any(single):
-            raise StorytellerError("--data names the captions and features already: give either --data or "
-                                   "--captions and --features")
+            raise UsageError("--data names the captions and features already: give either --data or --captions and "
+                             "--features")
         names = [[os.path.join(options.data, f"{options.name}_{split}_{kind}") for kind in ("caps.txt", "ims.npy")]
                  for split in ("train", "dev")]
         found = [(captions, features) for captions, features in names]
         return found if any(map(os.path.exists, names[1])) else found[:1]
     captions, features, heldout_captions, heldout_features = single
     if not (captions and features):
-        raise StorytellerError("the captions and their image features are not named: give --captions and "
-                               "--features, or --data")
+        raise UsageError("the captions and their image features are not named: give --captions and --features, or "
+                         "--data")
     if bool(heldout_captions) != bool(heldout_features):
-        raise StorytellerError("one of --heldout-captions and --heldout-features is missing: give both or none")
+        raise UsageError("one of --heldout-captions and --heldout-features is missing: give both or none")
     return [(captions, features)] + ([(heldout_captions, heldout_features)] if heldout_captions else [])

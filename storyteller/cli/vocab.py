@@ -5,7 +5,8 @@ import argparse
 import itertools
 from collections.abc import Iterable
 
-from .arguments import TEXTS, check_folder, new_parser, positive
+from .arguments import TEXTS, check_folder, new_parser, whole
+from .terminal import say
 
 
 def parser() -> argparse.ArgumentParser:
@@ -16,9 +17,9 @@ def parser() -> argparse.ArgumentParser:
     add("texts", metavar="TEXT", nargs="+", help=TEXTS)
     add("-o", "--output", required=True, metavar="DICTIONARY.pkl", help="words and counts, as the original writes "
         "them; use it as --vocab")
-    add("--max-words", type=positive(int), metavar="N", help="number only the N most frequent words (a model has "
+    add("--max-words", type=whole(), metavar="N", help="number only the N most frequent words (a model has "
         "two more, <eos> and UNK)")
-    add("--min-count", type=positive(int), default=1, metavar="N", help="number only words that occur at least N "
+    add("--min-count", type=whole(), default=1, metavar="N", help="number only words that occur at least N "
         "times (default: %(default)s)")
     add("--captions", action="store_true", help="the texts are captions: one a line, words apart by blanks")
     made.set_defaults(run=run)
@@ -35,6 +36,6 @@ def run(options: argparse.Namespace) -> int:
         texts = corpus.sentence_stream(options.texts)
     words, counts = vocabulary.build(texts, options.max_words, options.min_count, not options.quiet)
     vocabulary.save_dictionary(options.output, words, counts)
-    print(f"{options.output}: {len(words):,} of {len(counts):,} different words; they are "
-          f"{100 * vocabulary.coverage(words, counts):.2f} % of {sum(counts.values()):,} running words")
+    say(f"{options.output}: {len(words):,} of {len(counts):,} different words; they are "
+        f"{100 * vocabulary.coverage(words, counts):.2f} % of {sum(counts.values()):,} running words")
     return 0
