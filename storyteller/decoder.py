@@ -9,12 +9,14 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from . import files, search
-from .errors import StorytellerError
+from .errors import StorytellerError, check_count, check_flag, check_floats, shown
 from .layers import Model, dense, dense_shapes, gru_shapes, gru_step, join_gru
+from .text import END, UNK, UNK_ID
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,11 @@ class Decoder(Model):
         Length of the context vector.
     vocabulary : list of str
         Word of every index: ``<eos>``, ``UNK``, then the dictionary's.
+
+    Notes
+    -----
+    The originals' decoder was a dict: ``dec["options"]``, ``dec["word_idict"]`` (index -> word),
+    ``dec["worddict"]`` (word -> index), ``dec["f_init"]`` and ``dec["f_next"]`` are answered, too.
     """
 
     _compiled = ("_init", "_next")
@@ -56,7 +63,7 @@ class Decoder(Model):
     def __init__(self, options: dict, params: dict[str, np.ndarray], vocabulary: list[str],
                  device: str = "cpu"):
         self.options, self.vocabulary, self._device = options, vocabulary, device
-        self.dimctx = params["ff_state_W"].shape[0]
+        self.dimctx, self.dim = params["ff_state_W"].shape
         self._params = {name: value for name, value in params.items() if not name.startswith("decoder_")}
         self._gru = join_gru(params, "decoder")
         self._compile()
@@ -67,34 +74,47 @@ class Decoder(Model):
         W, U, b = (be.shared(self._gru[name], f"decoder_{name}") for name in "WUb")
         ctx, h, y = be.matrix("ctx"), be.matrix("h"), be.int_vector("y")
         self._init = be.function([ctx], [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], self._device)
-        state = gru_step(dense(be.rows_or_zeros(p["Wemb"], y), W, b), h, U, len(self._gru["U"]))
+        state = gru_step(dense(be.rows_or_zeros(p["Wemb"], y), W, b), h, U, self.dim)
         top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
         self._next = be.function([y, h], [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state], self._device)
 
     def f_init(self, ctx: np.ndarray) -> np.ndarray:
         """First hidden states: tanh(ctx . ff_state_W + ff_state_b), (n, dimctx) -> (n, dim)."""
-        ctx = np.ascontiguousarray(ctx, dtype=np.float32)
-        if ctx.ndim != 2 or ctx.shape[1] != self.dimctx:
-            raise StorytellerError(
-                f"the context has shape {ctx.shape}: this decoder reads vectors of {self.dimctx}; "
-                "use the skip-thoughts models and style vectors that it was trained with")
-        if not np.isfinite(ctx).all():
-            raise StorytellerError("the context holds NaN or infinite values: check the style "
-                                   "vectors and the vectors that it was made from")
+        ctx = check_floats("the context", ctx, (None, self.dimctx), "use the skip-thoughts model and style vectors "
+                           "that this decoder was trained with")
         return self._init(ctx)[0]
 
     def step(self, y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One step for the search: last words (n,) int64 (-1: none yet) and states (n, dim)
         -> logits (n, n_words) and the states after the step."""
-        logits, state = self._next(np.asarray(y, dtype=np.int64), state)
+        y, state = np.asarray(y), np.asarray(state)
+        if not (y.dtype.kind in "iu" and state.dtype.kind == "f" and y.ndim == 1 and state.shape == (len(y), self.dim)):
+            raise StorytellerError(f"y and state are {shown(y)} and {shown(state)}: expected whole numbers (n,) and "
+                                   f"states (n, {self.dim})")
+        if len(y) and not -1 <= y.min() <= y.max() < len(self.vocabulary):
+            raise StorytellerError(f"y holds a word from {y.min()} to {y.max()}: expected indices below "
+                                   f"{len(self.vocabulary)}, or -1 before the first word")
+        logits, state = self._next(y.astype(np.int64, copy=False), state.astype(np.float32, copy=False))
         return logits, state
 
     def f_next(self, y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Like :meth:`step`, with probabilities (n, n_words) in place of logits."""
-        logits, state = self.step(y, np.asarray(state, dtype=np.float32))
+        """Like :meth:`step`, with probabilities (n, n_words) in place of logits.
+
+        The originals' gave a word drawn from each row as well, between the two.
+        """
+        logits, state = self.step(y, state)
         logits = logits - logits.max(axis=1, keepdims=True)
         p = np.exp(logits)
         return p / p.sum(axis=1, keepdims=True), state
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "word_idict":
+            return dict(enumerate(self.vocabulary))
+        if key == "worddict":
+            return {word: i for i, word in enumerate(self.vocabulary) if i > UNK_ID and word != UNK}
+        if key in ("options", "f_init", "f_next"):
+            return getattr(self, key)
+        raise KeyError(key)
 
     def text(self, words: list[int]) -> str:
         """Indices -> words joined by spaces."""
@@ -155,7 +175,7 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
 
 
 def _vocabulary(path: str | os.PathLike, n_words: int) -> list[str]:
-    words = ["<eos>", "UNK"] + [""] * (n_words - 2)
+    words = [END, UNK] + [""] * (n_words - 2)
     for word, index in files.load_dictionary(path).items():
         if 2 <= index < n_words:
             words[index] = word
@@ -166,7 +186,22 @@ def _vocabulary(path: str | os.PathLike, n_words: int) -> list[str]:
     if named < n_words - 2:
         _log.warning("%s names %d of the decoder's %d words; the others are written UNK",
                      os.fspath(path), named, n_words - 2)
-    return [word or "UNK" for word in words[:n_words]]
+    return [word or UNK for word in words[:n_words]]
+
+
+def check_not_sampling(**options: Any) -> None:
+    """StorytellerError where an option of sampling is given although nothing is sampled.
+
+    Parameters
+    ----------
+    **options
+        argmax, temperature, top_k, top_p or seed.
+    """
+    defaults = {"argmax": False, "temperature": 1}
+    for name, value in options.items():
+        if value is not None and not (np.ndim(value) == 0 and value == defaults.get(name)):
+            raise StorytellerError(f"{name} is {shown(value)}, but nothing is sampled: ask for sampling "
+                                   f"(stochastic=True, story's sample=True, --sample) or leave {name} out")
 
 
 def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
@@ -200,29 +235,40 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
     list of Passage
         As in the original the last word of a passage is dropped, whether it is the end mark
         or, for an unfinished one, a word.
+
+    Raises
+    ------
+    StorytellerError
+        If an argument is out of range, or one for sampling is given without `stochastic`.
     """
-    if n_best < 1:
-        raise StorytellerError(f"n_best is {n_best}: expected at least 1")
-    state = dec.f_init(np.asarray(c, dtype=np.float32).reshape(1, -1))
-    if stochastic:
+    if not isinstance(dec, Decoder):
+        raise StorytellerError(f"dec is {shown(dec)}: expected a decoder of decoder.load_model, such as z['dec']")
+    n_best = check_count("n_best", n_best)
+    state = dec.f_init(check_floats("the context c", c).reshape(1, -1))
+    if check_flag("stochastic", stochastic):
         found = search.samples(dec.step, state, n_best, maxlen, use_unk, argmax, temperature, top_k, top_p, seed)
         found.sort(key=lambda h: h.cost)
     else:
-        def enough(finished: list[search.Hypothesis], cheapest_live: float) -> bool:
+        check_not_sampling(argmax=argmax, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+
+        def should_stop(finished: list[search.Hypothesis], cheapest_live: float) -> bool:
             if len(finished) < n_best:
                 return False
             best = [h.cost for h in search.passages_in_order(finished) if len(finished) > 1
                     or len(h.words) > 1]
             return len(best) >= n_best and best[n_best - 1] <= cheapest_live
 
-        hypotheses = search.beam_search(dec.step, state, beam_width, maxlen, use_unk, enough)
+        hypotheses = search.beam_search(dec.step, state, beam_width, maxlen, use_unk, should_stop)
         found = list(search.passages_in_order(hypotheses))[:n_best]
     return [Passage(dec.text(h.words[:-1]), h.cost, h.finished) for h in found]
 
 
 def run_sampler(dec: Decoder, c: np.ndarray, beam_width: int = 1, stochastic: bool = False,
                 use_unk: bool = False, **options) -> str:
-    """Write the best passage for a context vector.
+    """Write the best passage for a context vector, as ``run_sampler`` of neural-storyteller does.
+
+    That of skip-thoughts (``decoding/tools.py``) took the same arguments and gave the texts of all hypotheses, as
+    a list in the order in which they finished; :func:`passages` gives the `n_best` of them, the cheapest first.
 
     Parameters
     ----------
@@ -233,5 +279,10 @@ def run_sampler(dec: Decoder, c: np.ndarray, beam_width: int = 1, stochastic: bo
     -------
     str
         The text of the cheapest passage; empty where the only hypothesis is empty.
+
+    Raises
+    ------
+    StorytellerError
+        As :func:`passages`.
     """
     return passages(dec, c, beam_width, stochastic=stochastic, use_unk=use_unk, **options)[0].text

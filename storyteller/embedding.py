@@ -16,11 +16,10 @@ from . import cache, files
 from .errors import StorytellerError
 from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, unit_rows
 from .progress import progress_bar
-from .text import as_sentences, word_indices
+from .text import END_ID, as_sentences, word_indices
 
 _log = logging.getLogger(__name__)
 
-END, UNKNOWN = 0, 1
 # Captions embedded at a time: an interrupted run loses at most one chunk.
 _CHUNK = 8192
 _BATCH = 512
@@ -62,8 +61,8 @@ class JointEmbedding(Model):
 
     def indices(self, sentence: str) -> np.ndarray:
         """Word indices of a tokenised sentence, the final 0 (``<eos>``) included."""
-        words = word_indices(sentence.split(), self.worddict, self.n_words, UNKNOWN)
-        return np.array(words + [END], dtype=np.int64)
+        words = word_indices(sentence.split(), self.worddict, self.n_words)
+        return np.array(words + [END_ID], dtype=np.int64)
 
     def sentence_vectors(self, sequences: Sequence[np.ndarray], batch_size: int,
                          progress: Callable[[int], object] | None = None) -> np.ndarray:

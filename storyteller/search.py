@@ -11,17 +11,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
-from .errors import StorytellerError
+from .errors import StorytellerError, check_count, check_flag, check_floats, check_number
+from .text import END_ID, UNK_ID
 
-END, UNKNOWN = 0, 1
 FIRST = -1
 # Large, yet finite: where a beam is wider than the vocabulary even unknown words must be
 # taken, as the last choice.
-_UNKNOWN_COST = np.float32(1e20)
+_UNK_COST = np.float32(1e20)
 _BLOCK = 256
 
 StepFunction = Callable[[np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray]"]
@@ -50,11 +50,19 @@ def log_normaliser(logits: np.ndarray, maxima: np.ndarray) -> np.ndarray:
     """log sum exp of each row: logits (n, v), row maxima (n,) -> (n,)."""
     total = np.empty_like(maxima)
     buffer = np.empty_like(logits[0])  # one row at a time stays in the cache
-    for i, row in enumerate(logits):
-        np.subtract(row, maxima[i], out=buffer)
-        np.exp(buffer, out=buffer)
-        total[i] = buffer.sum()
-    return maxima + np.log(total)
+    with np.errstate(invalid="ignore"):     # the caller sees NaN
+        for i, row in enumerate(logits):
+            np.subtract(row, maxima[i], out=buffer)
+            np.exp(buffer, out=buffer)
+            total[i] = buffer.sum()
+        return maxima + np.log(total)
+
+
+def _check_logits(maxima: np.ndarray) -> None:
+    if not np.isfinite(maxima).all():
+        raise StorytellerError(
+            "the decoder gives probabilities that are not numbers (NaN or infinite): its "
+            "parameters or the context vector are damaged; check the decoder and style files")
 
 
 def _block_maxima(x: np.ndarray) -> np.ndarray:
@@ -67,8 +75,9 @@ def _block_maxima(x: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1)
 
 
-def _cheapest(logits: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, count: int):
-    """The ``count`` smallest of offsets[i] - logits[i, j], smallest first.
+def _cheapest(logits: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, count: int, use_unk: bool = True,
+              ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The ``count`` smallest of offsets[i] - logits[i, j], smallest first; without `use_unk` 1e20 for j = UNK_ID.
 
     A candidate among the ``count`` cheapest lies in one of the ``count`` cheapest blocks, so
     those blocks alone are looked at: the whole matrix is never sorted nor even copied.
@@ -88,6 +97,8 @@ def _cheapest(logits: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, count
     columns = first[:, None] * _BLOCK + np.arange(_BLOCK)
     inside = columns < width
     costs = offsets[rows][:, None] - logits[rows[:, None], np.minimum(columns, width - 1)]
+    if not use_unk:
+        costs[columns == UNK_ID] = _UNK_COST
     keep = np.flatnonzero((inside & (costs <= bound)).ravel())
     costs = costs.ravel()[keep]
     # Equal costs: the earlier hypothesis, then the smaller word, so that results are stable.
@@ -120,7 +131,7 @@ class _Tree:
 
 
 def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int = 1000,
-                use_unk: bool = False, enough: Callable[[list[Hypothesis], float], bool] | None = None,
+                use_unk: bool = False, should_stop: Callable[[list[Hypothesis], float], bool] | None = None,
                 ) -> list[Hypothesis]:
     """Beam search without length normalisation.
 
@@ -139,7 +150,7 @@ def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int =
         Steps at most.
     use_unk : bool
         False: the unknown word costs 1e20.
-    enough : callable, optional
+    should_stop : callable, optional
         Given the finished hypotheses and the cost of the cheapest live one after every step;
         true ends the search.  Costs only grow, so a caller can tell when no live hypothesis
         can win any more.
@@ -152,39 +163,33 @@ def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int =
     Raises
     ------
     StorytellerError
-        If width or maxlen is below 1.
+        If an argument is out of range, or the logits are not finite.
     """
-    if width < 1 or maxlen < 1:
-        raise StorytellerError(f"beam width is {width} and maxlen {maxlen}: expected at least 1 each")
+    width, maxlen = check_count("beam width", width), check_count("maxlen", maxlen)
+    use_unk = check_flag("use_unk", use_unk)
     finished: list[Hypothesis] = []
     words = np.full(1, FIRST, dtype=np.int64)
     costs = np.zeros(1, dtype=np.float32)
-    states = np.asarray(state, dtype=np.float32)
+    states = check_floats("state", state, (1, None), "the search begins with one state")
     tree, live = _Tree(), np.zeros(1, dtype=np.int64)
     for _ in range(maxlen):
         logits, states = step(words, states)
         blocks = _block_maxima(logits)
         offsets = costs + log_normaliser(logits, blocks.max(axis=1))
-        if not use_unk and logits.shape[1] > UNKNOWN:
-            if not logits.flags.writeable:
-                logits = logits.copy()
-            logits[:, UNKNOWN] = -_UNKNOWN_COST
-            blocks[:, 0] = logits[:, :_BLOCK].max(axis=1)
-        if not np.isfinite(offsets).all():
-            raise StorytellerError(
-                "the decoder gives probabilities that are not numbers (NaN or infinite): its "
-                "parameters or the context vector are damaged; check the decoder and style files")
-        new_costs, parents, words = _cheapest(logits, offsets, blocks, width - len(finished))
+        _check_logits(offsets)
+        if not use_unk and logits.shape[1] > UNK_ID:
+            blocks[:, 0] = np.delete(logits[:, :_BLOCK], UNK_ID, axis=1).max(axis=1)
+        new_costs, parents, words = _cheapest(logits, offsets, blocks, width - len(finished), use_unk)
         # p can round to one, and no cost may ever fall.
         costs = np.maximum(new_costs, costs[parents])
         tree.grow(live[parents], words)
-        for row in np.flatnonzero(words == END):
+        for row in np.flatnonzero(words == END_ID):
             finished.append(Hypothesis(tree.read(row), float(costs[row]), True))
-        live = np.flatnonzero(words != END)
+        live = np.flatnonzero(words != END_ID)
         parents, words, costs = parents[live], words[live], costs[live]
         if not len(live) or len(finished) >= width:
             break
-        if enough is not None and enough(finished, float(costs[0])):
+        if should_stop is not None and should_stop(finished, float(costs[0])):
             return finished
         states = states[parents]
     return finished + [Hypothesis(tree.read(row), float(cost), False)
@@ -216,7 +221,7 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
     argmax : bool
         Take the likeliest word every time instead of drawing.
     temperature : float
-        Logits are divided by it; below 1 the choice is bolder, above 1 wilder.
+        Logits are divided by it: below 1 more conservative, above 1 more random.
     top_k : int, optional
         Draw among the k likeliest words only.
     top_p : float, optional
@@ -233,28 +238,27 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
     Raises
     ------
     StorytellerError
-        If temperature, top_k or top_p is out of range.
+        If an argument is out of range, or the logits are not finite.
     """
-    if not temperature > 0:
-        raise StorytellerError(f"temperature is {temperature}: expected a number above 0")
-    if top_k is not None and top_k < 1:
-        raise StorytellerError(f"top_k is {top_k}: expected at least 1")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise StorytellerError(f"top_p is {top_p}: expected a number above 0 and up to 1")
-    rng = np.random.default_rng(rng)
+    n, maxlen = check_count("n", n), check_count("maxlen", maxlen)
+    use_unk, argmax = check_flag("use_unk", use_unk), check_flag("argmax", argmax)
+    temperature, top_k, top_p, rng = check_sampling(temperature, top_k, top_p, rng)
+    state = check_floats("state", state, (1, None), "all passages start from one state")
     words: list[list[int]] = [[] for _ in range(n)]
     costs, live = np.zeros(n), np.arange(n)
     last = np.full(n, FIRST, dtype=np.int64)
-    states = np.repeat(np.asarray(state, dtype=np.float32).reshape(1, -1), n, axis=0)
+    states = np.repeat(state, n, axis=0)
     for _ in range(maxlen):
         if not len(live):
             break
         logits, states = step(last, states)
-        log_p = logits - log_normaliser(logits, logits.max(axis=1))[:, None]
+        normaliser = log_normaliser(logits, logits.max(axis=1))
+        _check_logits(normaliser)
+        log_p = logits - normaliser[:, None]
         choice = log_p
-        if not use_unk and log_p.shape[1] > UNKNOWN:
+        if not use_unk and log_p.shape[1] > UNK_ID:
             choice = log_p.copy()
-            choice[:, UNKNOWN] = -np.inf
+            choice[:, UNK_ID] = -np.inf
         if argmax:
             last = choice.argmax(axis=1)
         else:
@@ -264,9 +268,25 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
         costs[live] -= log_p[np.arange(len(live)), last]
         for i, word in zip(live, last):
             words[i].append(int(word))
-        going = np.flatnonzero(last != END)
+        going = np.flatnonzero(last != END_ID)
         live, last, states = live[going], last[going], states[going]
-    return [Hypothesis(w, float(cost), bool(w) and w[-1] == END) for w, cost in zip(words, costs)]
+    return [Hypothesis(w, float(cost), bool(w) and w[-1] == END_ID) for w, cost in zip(words, costs)]
+
+
+def check_sampling(temperature: Any = 1.0, top_k: Any = None, top_p: Any = None,
+                   seed: np.random.Generator | int | None = None,
+                   ) -> tuple[float, int | None, float | None, np.random.Generator]:
+    """The options of :func:`samples`, checked, with the source of randomness that `seed` stands for.
+
+    Raises
+    ------
+    StorytellerError
+        If one is out of range.
+    """
+    if not isinstance(seed, np.random.Generator):
+        seed = np.random.default_rng(None if seed is None else check_count("seed", seed, 0, 2 ** 64 - 1))
+    return (check_number("temperature", temperature, 0), None if top_k is None else check_count("top_k", top_k),
+            None if top_p is None else check_number("top_p", top_p, 0, 1), seed)
 
 
 _LIKELY = 1e-3  # of the likeliest word's probability: a nucleus is nearly always among the words above it
@@ -274,7 +294,8 @@ _LIKELY = 1e-3  # of the likeliest word's probability: a nucleus is nearly alway
 
 def _draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, u: float) -> int:
     """The word at ``u`` (0 <= u < 1) of the distribution function."""
-    p = np.exp((log_p - log_p.max()) / temperature, dtype=np.float64)
+    with np.errstate(over="ignore"):        # of the division, whose temperature must be a float32 above 0
+        p = np.exp((log_p - log_p.max()) / min(max(temperature, 1e-30), 1e30), dtype=np.float64)
     if top_k is None and top_p is None:
         return _at(np.cumsum(p), u)
     among = np.arange(len(p)) if top_k is None else np.sort(_largest(p, min(top_k, len(p))))
@@ -338,7 +359,7 @@ def gen_sample(f_init: Callable[[np.ndarray], np.ndarray], step: StepFunction, c
         If stochastic is asked for with k above 1.
     """
     state = f_init(np.asarray(ctx, dtype=np.float32).reshape(1, -1))
-    if stochastic:
+    if check_flag("stochastic", stochastic):
         if k != 1:
             raise StorytellerError(f"k is {k} with stochastic=True: beam search does not sample, use k=1")
         found = [sample(step, state, maxlen, argmax=argmax, rng=seed)]

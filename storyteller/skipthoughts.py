@@ -19,9 +19,7 @@ from . import cache, files
 from .errors import StorytellerError
 from .layers import GRUEncoder, Model, gru_shapes, unit_rows
 from .progress import progress_bar
-from .text import as_sentences, load_vocabulary, preprocess
-
-END, UNKNOWN = "<eos>", "UNK"
+from .text import END, UNK, as_sentences, load_vocabulary, preprocess
 
 
 class SkipThoughts(Model):
@@ -52,7 +50,7 @@ class SkipThoughts(Model):
 
     def rows(self, sentence: str, use_eos: bool) -> np.ndarray:
         """Table rows of a preprocessed sentence; words outside the dictionary are UNK."""
-        unknown = self.words[UNKNOWN]
+        unknown = self.words[UNK]
         rows = [self.words.get(word, unknown) for word in sentence.split()]
         if use_eos:
             rows.append(self.words.get(END, unknown))

@@ -6,12 +6,13 @@ book style.  Any set of texts gives a style: the mean of their thought vectors.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from . import files, text
-from .errors import StorytellerError
+from .errors import StorytellerError, check_count, check_flag, check_floats, check_number, shown
 
 _CHUNK = 4096       # texts that are encoded at a time
 
@@ -37,13 +38,14 @@ def shift(x: np.ndarray, c: np.ndarray, b: np.ndarray, strength: float = 1.0) ->
     StorytellerError
         If the shapes do not fit.
     """
-    x, c, b = (np.asarray(v, dtype=np.float32) for v in (x, c, b))
-    if x.ndim == 2 and len(x):
-        x = x.mean(axis=0)
-    if x.ndim != 1 or c.shape != x.shape or b.shape != x.shape:
-        raise StorytellerError(f"thought vector, caption style and book style have shapes {x.shape}, "
-                               f"{c.shape} and {b.shape}: expected one length for all three; make the "
-                               "style vectors with the skip-thoughts model in use")
+    strength = check_number("strength", strength)
+    if np.ndim(x) == 2:
+        x = check_floats("x", x, (None, None), "")
+        x = x.mean(axis=0) if len(x) else x
+    x = check_floats("x", x, (None,), "give a thought vector, or the vectors of one or more captions")
+    c, b = (check_floats(name, v, x.shape, "thought vector, caption style and book style have one length: make the "
+                         "style vectors with the skip-thoughts model in use")
+            for name, v in (("caption style c", c), ("book style b", b)))
     if strength == 1:
         return x - c + b  # the original's order of operations
     return x + np.float32(strength) * (b - c)
@@ -77,6 +79,11 @@ def sentence_means(model, passages: Sequence[Sequence[str]], **options) -> np.nd
     >>> sentence_means(Lengths(), [["Go.", "Gone."], [], ["No."]]).ravel().tolist()
     [4.0, 0.0, 3.0]
     """
+    check_encoder(model)
+    if isinstance(passages, (str, bytes, Mapping)) or not hasattr(passages, "__len__") \
+            or getattr(passages, "ndim", 1) == 0:
+        raise StorytellerError(f"passages is {shown(passages)}: expected a list of each passage's list of sentences")
+    passages = [text.as_sentences(sentences, f"passages[{i}]") for i, sentences in enumerate(passages)]
     counts = np.array([len(sentences) for sentences in passages], dtype=np.int64)
     means: np.ndarray | None = None
     first = 0
@@ -94,6 +101,12 @@ def sentence_means(model, passages: Sequence[Sequence[str]], **options) -> np.nd
             means[some] = np.add.reduceat(vectors, starts, axis=0) / counts[some, None].astype(np.float32)
         first = last
     return means
+
+
+def check_encoder(model: Any) -> None:
+    """StorytellerError where a model has no ``encode``."""
+    if not callable(getattr(model, "encode", None)) or isinstance(model, (str, type)):
+        raise StorytellerError(f"model is {shown(model)}: expected a skip-thoughts model, such as z['stv']")
 
 
 def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True,
@@ -123,10 +136,10 @@ def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True
     Raises
     ------
     StorytellerError
-        If no text is long enough.
+        If no text is long enough, or `texts` is no list of texts.
     """
-    if isinstance(texts, (str, bytes)):
-        raise StorytellerError("texts is one string: expected a list of passages; write [text]")
+    check_encoder(model)
+    min_words, sentences = check_count("min_words", min_words, 0), check_flag("sentences", sentences)
     total, count, seen, longest = None, 0, 0, 0
     chunk: list[str] = []
 
@@ -140,7 +153,7 @@ def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True
             count += len(chunk)
             chunk.clear()
 
-    for passage in texts:
+    for passage in text.each_text(texts, "texts"):
         words = len(passage.split())
         seen, longest = seen + 1, max(longest, words)
         if words >= min_words and words:
@@ -162,13 +175,19 @@ def load(path: str | os.PathLike, dim: int | None = None) -> np.ndarray:
     StorytellerError
         If the file is missing, damaged, or has another length than ``dim``.
     """
-    return files.load_vector(path, dim)
+    return files.load_vector(path, None if dim is None else check_count("dim", dim))
 
 
 def save(path: str | os.PathLike, vector: np.ndarray) -> None:
-    """Write a style vector as an .npy file (under a temporary name first)."""
-    vector = np.asarray(vector, dtype=np.float32)
-    if vector.ndim != 1:
-        raise StorytellerError(f"style vector has shape {vector.shape}: expected (dim,)")
+    """Write a style vector, (dim,) float32, as an .npy file (under a temporary name first).
+
+    Raises
+    ------
+    StorytellerError
+        If it is no vector of finite numbers, or cannot be written.
+    """
+    vector = check_floats("the style vector", vector, (None,), "give the mean of thought vectors, as style.make does")
+    if not len(vector):
+        raise StorytellerError("the style vector is empty: give the mean of thought vectors, as style.make does")
     with files.write_atomically(path) as file:
         np.save(file, vector, allow_pickle=False)

@@ -17,20 +17,26 @@ import pickle
 import re
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storyteller.errors import StorytellerError
+from storyteller.errors import StorytellerError, shown
 
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
 
 __all__ = [
+    "END",
+    "END_ID",
+    "UNK",
+    "UNK_ID",
+    "as_sentences",
     "build_dictionary",
     "detokenize",
+    "each_text",
     "load_vocabulary",
     "preprocess",
     "read_captions",
@@ -42,6 +48,10 @@ __all__ = [
 ]
 
 logger = logging.getLogger(__name__)
+
+# The end of a text and the unknown word: words of a dictionary, and their indices in models that number from 0.
+END, UNK = "<eos>", "UNK"
+END_ID, UNK_ID = 0, 1
 
 DICTIONARY_MD5 = "26d8a3e6458500013723b380a4b4b55e"  # of the published dictionary.txt
 
@@ -188,8 +198,7 @@ def preprocess(text: str | bytes) -> str:
         text = bytes(text).decode("utf-8", errors="replace")
     if not isinstance(text, str):
         raise StorytellerError(
-            f"A text is of type {type(text).__name__} where a str was expected: "
-            "give each sentence as a string.")
+            f"the text is {shown(text)}: expected a string; give each sentence as one")
     return " ".join(word for sentence in split_sentences(text)
                     for word in tokenize_words(sentence))
 
@@ -473,7 +482,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, int], int]:
     if lines[-1] == "":
         lines.pop()
     words = {line.strip(): row for row, line in enumerate(lines)}
-    if "UNK" not in words:
+    if UNK not in words:
         raise StorytellerError(damaged % "has no line 'UNK', which stands for unknown words")
     return words, len(lines)
 
@@ -481,7 +490,7 @@ def load_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, int], int]:
 # Indices and batches.
 
 def word_indices(words: Sequence[str], dictionary: dict[str, int], n_words: int | None,
-                 unk: int = 1) -> list[int]:
+                 unk: int = UNK_ID) -> list[int]:
     """Index of each word, or `unk` where it is unknown or beyond the model's vocabulary.
 
     Parameters
@@ -546,7 +555,7 @@ def _as_lengths(lengths: Sequence[int] | np.ndarray, batch_size: int) -> np.ndar
 
 
 def build_dictionary(texts: Iterable[str]) -> tuple[OrderedDict[str, int], OrderedDict[str, int]]:
-    """Number the words of texts by falling frequency, as the original's ``vocab`` does.
+    """Number the words of texts by descending frequency, as the original's ``vocab`` does.
 
     Parameters
     ----------
@@ -569,7 +578,7 @@ def build_dictionary(texts: Iterable[str]) -> tuple[OrderedDict[str, int], Order
     [('a', 2), ('dog', 3), ('and', 4), ('cat', 5)]
     """
     counts: Counter[str] = Counter()
-    for text in texts:
+    for text in each_text(texts, "texts"):
         counts.update(text.split())
     by_frequency = sorted(counts, key=counts.__getitem__, reverse=True)  # stable
     words = OrderedDict((word, index) for index, word in enumerate(by_frequency, start=2))
@@ -627,23 +636,60 @@ def detokenize(text: str) -> str:
     return _SENTENCE_START.sub(lambda m: m[1] + m[2] + m[3].upper(), text)
 
 
-def as_sentences(X: Sequence[str | bytes]) -> list[str]:
-    """Check and decode an encoder's argument ``X``: a list of texts, never one string.
+# Lists of texts.
 
-    UTF-8 bytes are decoded (invalid ones replaced).
+def as_sentences(X: Iterable[str | bytes], name: str = "X") -> list[str]:
+    """The texts of an argument as a list: :func:`each_text`, all at once."""
+    return list(each_text(X, name))
+
+
+def each_text(X: Iterable[str | bytes], name: str = "X") -> Iterator[str]:
+    """The texts of an argument one after the other, each of them checked.
+
+    Parameters
+    ----------
+    X : iterable of str
+        A list, an array of one dimension, a column of a data frame, a generator ...; bytes are read as UTF-8 (what
+        is not valid becomes U+FFFD).
+    name : str
+        Of the argument, for messages.
+
+    Yields
+    ------
+    str
 
     Raises
     ------
     StorytellerError
-        If X is a single string or holds something that is no text.
+        At once, if X is one text or no list of texts; later at an entry that is no text.
     """
-    if isinstance(X, (str, bytes)):
-        raise StorytellerError("X is one string: expected a list of texts; write [X]")
-    texts = []
-    for i, text in enumerate(X):
-        if isinstance(text, bytes):
-            text = text.decode("utf-8", "replace")
-        if not isinstance(text, str):
-            raise StorytellerError(f"X[{i}] is a {type(text).__name__}: expected a string")
-        texts.append(text)
-    return texts
+    columns = getattr(X, "columns", getattr(X, "column_names", None))
+    wrong = hint = None
+    if isinstance(X, (str, bytes, bytearray)):
+        wrong, hint = "is one text", f"write [{name}]"
+    elif isinstance(X, Mapping):
+        wrong, hint = "is a dict", f"give its texts, such as list({name}.values())"
+    elif isinstance(X, (set, frozenset)):
+        wrong, hint = "is a set, which has no order", f"write sorted({name})"
+    elif columns is not None and not callable(columns) and len(columns):
+        column = "text" if "text" in list(columns) else list(columns)[0]
+        wrong, hint = "is a table", f"give one of its columns, such as {name}[{shown(column)}]"
+    elif getattr(X, "ndim", 1) == 0:
+        wrong, hint = "is an array of no dimension", f"write [{name}.item()]"
+    elif getattr(X, "ndim", 1) != 1:
+        wrong, hint = f"has {X.ndim} dimensions", f"give one of its columns, such as {name}[:, 0]"  # type: ignore
+    elif not isinstance(X, Iterable):
+        wrong, hint = f"is {shown(X)}", "give the texts in a list"
+    if wrong:
+        raise StorytellerError(f"{name} {wrong}: expected a list of texts; {hint}")
+    return (_checked_text(text, i, name) for i, text in enumerate(X))
+
+
+def _checked_text(text: Any, i: int, name: str) -> str:
+    if isinstance(text, str):
+        return text
+    if isinstance(text, bytes):
+        return text.decode("utf-8", "replace")
+    hint = ("leave missing entries out, or write ''" if text is None or text != text else
+            "give the text in it" if isinstance(text, Mapping) else "each entry is one text")
+    raise StorytellerError(f"{name}[{i}] is {shown(text)}: expected a string; {hint}")

@@ -170,7 +170,7 @@ def test_preprocess():
     assert text.preprocess(b"caf\xe9 bar") == "caf\ufffd bar"
     assert text.preprocess("What is it?!") == "What is it ? !"
     assert text.preprocess("the <eos> end") == "the < eos > end"
-    with pytest.raises(StorytellerError, match="NoneType"):
+    with pytest.raises(StorytellerError, match="None"):
         text.preprocess(None)
 
 

@@ -15,12 +15,12 @@ from typing import Any
 import numpy as np
 
 from .. import files
-from ..errors import StorytellerError
+from ..errors import StorytellerError, check_count
 from ..files import open_file
 from ..files.unpickle import Machine
 from ..layers import init_matrix
 from ..progress import progress_bar
-from ..text import build_dictionary
+from ..text import build_dictionary, each_text
 
 __all__ = ["build", "coverage", "expand", "fit_expansion", "initial_vectors", "load_counts",
            "load_word_vectors", "save_dictionary"]
@@ -33,7 +33,7 @@ _CHUNK = 65536                 # words that are expanded at a time
 
 def build(texts: Iterable[str], max_words: int | None = None, min_count: int = 1,
           verbose: bool = True) -> tuple[OrderedDict[str, int], OrderedDict[str, int]]:
-    """Number the words of texts by falling frequency.
+    """Number the words of texts by descending frequency.
 
     Parameters
     ----------
@@ -66,11 +66,9 @@ def build(texts: Iterable[str], max_words: int | None = None, min_count: int = 1
     >>> dict(words), counts["cat"]
     ({'a': 2, 'and': 3}, 1)
     """
-    if isinstance(texts, (str, bytes)):
-        raise StorytellerError("texts is one string: expected tokenised texts; write [text]")
-    for name, value in (("max_words", max_words), ("min_count", min_count)):
-        if value is not None and value < 1:
-            raise StorytellerError(f"{name} is {value}: expected at least 1")
+    texts = each_text(texts, "texts")
+    max_words = None if max_words is None else check_count("max_words", max_words)
+    min_count = check_count("min_count", min_count)
 
     def watched() -> Iterator[str]:
         with progress_bar(None, "counting words", "text", verbose) as bar:
