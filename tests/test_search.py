@@ -71,14 +71,16 @@ def test_extreme_temperatures():
 
 @pytest.mark.parametrize("name, value", [
     ("width", 0), ("width", 1.5), ("width", True), ("width", None), ("maxlen", 0), ("maxlen", np.nan),
-    ("use_unk", "no"), ("state", np.zeros(2)), ("state", np.zeros((2, 2))), ("state", np.full((1, 2), np.nan)), ("state", "a")])
+    ("use_unk", "no"), ("state", np.zeros(2)), ("state", np.zeros((2, 2))), ("state", np.full((1, 2), np.nan)),
+    ("state", "a")])
 def test_arguments_of_the_beam(name, value):
     with pytest.raises(StorytellerError, match=name if name != "width" else "beam width"):
         search.beam_search(**{"step": fixed([0, 0]), "state": STATE, "width": 1, name: value})
 
 
 SAMPLING = [("temperature", 0), ("temperature", -1.0), ("temperature", np.nan), ("temperature", np.inf),
-            ("temperature", "1"), ("temperature", 10 ** 400), ("top_k", 0), ("top_k", 2.0), ("top_p", 0.0), ("top_p", 1.1), ("top_p", np.nan),
+            ("temperature", "1"), ("temperature", 10 ** 400),
+            ("top_k", 0), ("top_k", 2.0), ("top_p", 0.0), ("top_p", 1.1), ("top_p", np.nan),
             ("seed", -1), ("seed", 1.5), ("seed", "a"), ("seed", True), ("argmax", 2), ("maxlen", -3)]
 
 
@@ -160,7 +162,8 @@ class Model:
 
 
 WRONG = [("a man", "[X]"), (b"a man", "[X]"), (np.array("a man"), "item"), ({"a": "b"}, "values"),
-         ({"a", "b"}, "sorted"), (Table(), "X['text']"), (np.array([["a", "b"]]), "column"), (None, "list"), (3, "list"), (["a", None], "X[1]"),
+         ({"a", "b"}, "sorted"), (Table(), "X['text']"), (np.array([["a", "b"]]), "column"),
+         (None, "list"), (3, "list"), (["a", None], "X[1]"),
          (["a", float("nan")], "X[1]"), ([3], "X[0]"), ([["a", "man"]], "X[0]"), ([{"text": "a"}], "X[0]"),
          (iter([b"a", 1]), "X[1]")]
 

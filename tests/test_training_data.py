@@ -229,7 +229,7 @@ def test_small_vocabularies():
     assert vocabulary.coverage(words, counts) == 5 / 7
     assert vocabulary.coverage(words, counts, n_words=3) == 3 / 7
     for arguments, words in (((["", " "],), "no words"), ((texts, None, 9), "9 times"), ((texts, 0), "max_words"),
-                             (("a b",), "one string")):
+                             (("a b",), "texts")):
         with raises(words):
             vocabulary.build(*arguments, verbose=False)
 
