@@ -371,8 +371,8 @@ class Maker:
                 bar.update(done - bar.n)
 
     def _vgg(self, path: Path, progress: Progress) -> None:
-        from tests.practice import vgg19_weights
-        files.save_vgg19_pickle(path, vgg19_weights())
+        from tests.practice import save_vgg19_pickle, vgg19_weights
+        save_vgg19_pickle(path, vgg19_weights())
 
     def _encoder(self, path: Path, dim: int, prefixes: Iterable[str], **options: object) -> None:
         random = _random(self.seed, path.name)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.practice import vgg19_weights, write_settings
+from tests.practice import save_vgg19_pickle, vgg19_weights, write_settings
 
 GOLDENS = Path(__file__).parent / "goldens"
 
@@ -35,9 +35,8 @@ def vgg_weights() -> list[np.ndarray]:
 @pytest.fixture(scope="session")
 def vgg_file(vgg_weights, tmp_path_factory) -> Path:
     """A full-size vgg19.pkl as Lasagne's, 575 MB; deleted again when the tests end."""
-    from storyteller import files
     path = tmp_path_factory.mktemp("vgg") / "vgg19.pkl"
-    files.save_vgg19_pickle(path, vgg_weights)
+    save_vgg19_pickle(path, vgg_weights)
     yield path
     path.unlink()
 

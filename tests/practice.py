@@ -5,6 +5,7 @@ is a row of words without sense.
 """
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,40 @@ def vgg19_weights() -> list[np.ndarray]:
         W *= np.sqrt(2 / rows)
         params += [W.astype(np.float32), (random.randn(columns) * 0.05).astype(np.float32)]
     return params
+
+
+def save_vgg19_pickle(path: Path, params: list[np.ndarray]) -> None:
+    """Write weights in the form of Lasagne's vgg19.pkl, as Python 2 wrote it.
+
+    Python 3's pickle would turn array data into text for a protocol that Python 2 reads, which
+    doubles the 575 MB; so the opcodes are written here.
+    """
+    def string(text: bytes) -> bytes:
+        return b"U" + bytes([len(text)]) + text
+
+    def integer(value: int) -> bytes:
+        return b"J" + struct.pack("<i", value)
+
+    with open(path, "wb") as file:
+        file.write(b"\x80\x02}(" + string(b"model name") + string(b"VGG19")
+                   + string(b"param values") + b"](")
+        for i, array in enumerate(params):
+            array = np.ascontiguousarray(array, dtype="<f4")
+            if i == 0:
+                file.write(b"cnumpy.core.multiarray\n_reconstruct\nq\x01cnumpy\nndarray\nq\x02")
+            else:
+                file.write(b"h\x01h\x02")
+            file.write(b"K\x00\x85" + string(b"b") + b"\x87R(K\x01("
+                       + b"".join(map(integer, array.shape)) + b"t")
+            if i == 0:
+                file.write(b"cnumpy\ndtype\n" + string(b"f4") + b"K\x00K\x01\x87Rq\x03(K\x03"
+                           + string(b"<") + b"NNN" + integer(-1) + integer(-1) + b"K\x00tb")
+            else:
+                file.write(b"h\x03")
+            file.write(b"\x89T" + struct.pack("<i", array.nbytes))
+            file.write(array.reshape(-1).view(np.uint8).data)
+            file.write(b"tb")
+        file.write(b"eu.")
 
 
 def write_settings(path: Path, vgg_file: Path) -> Path:

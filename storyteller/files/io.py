@@ -86,9 +86,21 @@ def sniff(path: str | os.PathLike) -> tuple[str, str]:
     return "unknown", "a file of an unknown kind"
 
 
+def describe(path: str | os.PathLike) -> str:
+    """Say in a few words what a file looks like, from its first bytes.
+
+    Returns
+    -------
+    A phrase such as "an .npz archive", "a pickle", "a web page (a failed download)" or "no such
+    file"; it reads well after "this is".  Never raises for what is in the file.
+    """
+    return sniff(path)[1]
+
+
 def check_readable(path: str | os.PathLike, what: str) -> str:
     """Return `sniff`'s kind of `path`, or raise StorytellerError when there is nothing to read."""
     kind, phrase = sniff(path)
+    path = os.fsdecode(path)
     if kind == "missing":
         raise StorytellerError(f"{path}: no such file; expected {what}, so check the path or "
                                "fetch the file")
@@ -100,7 +112,7 @@ def check_readable(path: str | os.PathLike, what: str) -> str:
 
 def wrong_kind(path: str | os.PathLike, what: str) -> StorytellerError:
     """The error for a file that is something else than `what`."""
-    return StorytellerError(f"{path}: this is {sniff(path)[1]}; expected {what}, so check whether "
+    return StorytellerError(f"{os.fsdecode(path)}: this is {sniff(path)[1]}; expected {what}, so check whether "
                             f"files were swapped, or {AGAIN}")
 
 
@@ -111,7 +123,7 @@ def open_file(path: str | os.PathLike, what: str) -> Iterator[BinaryIO]:
     try:
         file = open(path, "rb")
     except OSError as error:
-        raise StorytellerError(f"{path}: cannot be read ({error.strerror}); expected {what}, so "
+        raise StorytellerError(f"{os.fsdecode(path)}: cannot be read ({error.strerror}); expected {what}, so "
                                "check its permissions") from error
     with file:
         yield file

@@ -1,337 +1,233 @@
 """A reader of pickles that cannot be made to do anything but read.
 
 Model files come from strangers, and Python's own ``pickle`` runs whatever a file asks for.  The
-machine here knows every opcode of protocols 0 to 5, but builds nothing except numbers, text, lists,
-tuples, dicts, sets and NumPy arrays; a file that asks for anything else is refused by name.  It
-reads no more than the file holds, whatever sizes the file declares, so a damaged or malicious file
-costs an error and nothing more.
+reader here is the standard library's, in its form in Python, with everything replaced that calls,
+imports, allocates or hashes what the file says: it makes numbers, text, lists, tuples, dicts, sets
+and NumPy arrays, and refuses by name whatever else a file asks for.  (The form in C cannot be held
+back so: a few bytes make it allocate a memo of many gigabytes.)  What a file may cost in memory is
+bounded by its size.
 
 Opcodes and the encoding of their arguments: documentation of the standard library's `pickletools`.
 """
 from __future__ import annotations
 
-import codecs
+import itertools
+import math
+import os
+import pickle
 import re
-import struct
 from collections import OrderedDict
-from typing import Any, BinaryIO, Callable
+from collections.abc import Iterable
+from typing import Any, BinaryIO, Callable, NoReturn
 
 import numpy as np
 
 from ..errors import StorytellerError
 from .io import AGAIN
 
-CHUNK = 1 << 20
 MAX_DEPTH = 100             # deeper nesting than any model file has
-MAX_CONTAINERS = 4_000_000  # four times the words of the largest published dictionary
 MAX_ITEMS = 50_000_000      # items after unfolding shared parts ("billion laughs")
 MAX_DIGITS = 1024           # characters or bytes of one number: longer ones take quadratic time
 MAX_KEY = (1 << 61) - 1     # larger integers can be chosen to collide in a dict
 
+# Memory, in bytes: a constant and a multiple of the file's size, never more than the last.  Data come on
+# top, but they stand in the file as they do in memory.
+_ALLOWED, _ALLOWED_PER_BYTE, _ALLOWED_AT_MOST = 1 << 28, 16, 1 << 30
+_STEP, _CONTAINER, _MEMO, _KEY = 32, 220, 80, 100       # an opcode's, an empty set's, a memo entry's, a dict item's
 
-# ------------------------------------------------------------------------------ what is admitted
+
+class Refused(Exception):
+    """Something in the pickle is not as it must be; becomes a StorytellerError with the file."""
+
 
 class Name:
     """A global that a pickle may name, and what calling it does here."""
 
     __slots__ = ("name", "call")
 
-    def __init__(self, name: str, call: Callable[[tuple], Any]):
+    def __init__(self, name: str, call: Callable[..., Any]):
         self.name, self.call = name, call
 
 
-class _Dtype:
-    """A dtype of plain numbers, strings or objects; mutable, as a pickle sets its byte order."""
+# ------------------------------------------------------------------------------ what may be called
 
-    __slots__ = ("value",)
-
-    def __init__(self, value: np.dtype):
-        self.value = value
-
-
-class _Array:
-    """An array between its making and its filling; `value` is then an ndarray, or for object
-    arrays the pair (shape, list)."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value: Any = None
-
-
-class _Refused(Exception):
-    """Something in the pickle is not as it must be; becomes a StorytellerError with the file."""
-
-
-_SIZES = {"b": ("1",), "i": ("1", "2", "4", "8"), "u": ("1", "2", "4", "8"),
-          "f": ("2", "4", "8"), "c": ("8", "16")}
+_SIZES = {"b": ("1",), "i": ("1", "2", "4", "8"), "u": ("1", "2", "4", "8"), "f": ("2", "4", "8"),
+          "c": ("8", "16"), "O": ("", "8")}
 _NUMPY_MODULES = ("numpy.core.multiarray", "numpy._core.multiarray", "numpy.core.numeric",
                   "numpy._core.numeric", "numpy")
 
 
-def _text(value: Any) -> str:
-    return value.decode("latin-1") if type(value) is bytes else value
+def as_bytes(value: Any) -> Any:
+    """The bytes of what the file holds as bytes: those that are UTF-8 have become str."""
+    return value.encode("utf-8", "surrogatepass") if type(value) is str else value
 
 
 def _key(value: Any) -> Any:
     """Dict keys and set members: only what hashes quickly, whoever chose it."""
-    kind = type(value)
-    if kind is str or kind is bytes or kind is bool or value is None:
+    if type(value) in (str, bytes, bool, type(None)) or (type(value) is int and -MAX_KEY < value < MAX_KEY):
         return value
-    if kind is int:
-        if -MAX_KEY < value < MAX_KEY:
-            return value
-        raise _Refused("uses an integer of more than 60 bits as a key")
-    raise _Refused(f"uses a {kind.__name__} as a dict key or set member")
+    raise Refused(f"uses a {type(value).__name__} that is too large or of no use as a dict key")
 
 
-def _make_dtype(args: tuple) -> _Dtype:
-    code = _text(args[0]) if args else None
+def _make_dtype(code: Any, *_: Any) -> np.dtype:
     match = re.fullmatch(r"[<>|=]?([biufcSUO])(\d{0,6})", code) if type(code) is str else None
-    if match is None:
+    if match is None or match[2] not in _SIZES.get(match[1], (match[2],)):
         # Printing what is not text could take forever, so its type has to do.
-        shown = repr(code[:30]) if type(code) is str else type(code).__name__
-        raise _Refused(f"holds an array of an unusual type ({shown})")
-    kind, size = match.groups()
-    if kind == "O":
-        return _Dtype(np.dtype(object))
-    if size not in _SIZES.get(kind, (size,)):
-        raise _Refused(f"holds an array of an unusual type ({code!r})")
-    return _Dtype(np.dtype(code))
+        raise Refused(f"holds an array of an unusual type ({code[:30]!r})" if type(code) is str else
+                      f"holds an array of an unusual type ({type(code).__name__})")
+    return np.dtype(code, False, True)      # a copy, as its byte order is set afterwards
 
 
-def _build_dtype(dtype: _Dtype, state: Any) -> None:
-    plain = (type(state) is tuple and len(state) in (8, 9) and state[0] in (3, 4)
-             and type(state[1]) in (bytes, str) and _text(state[1]) in ("<", ">", "|", "=")
-             and state[2:5] == (None, None, None) and state[8:] in ((), (None,)))
-    if not plain:
-        raise _Refused("holds an array of a structured type")
-    if dtype.value.kind != "O":
-        dtype.value = dtype.value.newbyteorder(_text(state[1]))
+def _build_dtype(dtype: np.dtype, state: Any) -> None:
+    if not (type(state) is tuple and len(state) in (8, 9) and state[0] in (3, 4) and type(state[1]) is str
+            and state[1] in ("<", ">", "|", "=") and state[2:5] == (None, None, None) and state[8:] in ((), (None,))):
+        raise Refused("holds an array of a structured type")
+    if dtype.kind == "O":
+        return      # no byte order to set
+    sizes = (dtype.itemsize, dtype.alignment) if dtype.kind in "SU" else (-1, -1)
+    dtype.__setstate__((3, state[1], None, None, None, *sizes, 0))   # type: ignore[attr-defined]
 
 
-def _check_shape(shape: Any) -> int:
-    if type(shape) is not tuple or len(shape) > 32 or not all(
-            type(n) is int and 0 <= n < 1 << 48 for n in shape):
-        raise _Refused("holds an array of an impossible shape")
-    size = 1
-    for n in shape:
-        size *= n
-    return size
+def _size(shape: Any) -> int:
+    if type(shape) is not tuple or len(shape) > 32 or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
+        raise Refused("holds an array of an impossible shape")
+    return math.prod(shape)
 
 
-def _array_from(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
+def _array(raw: Any, dtype: Any, shape: Any, order: str) -> np.ndarray:
     """View `raw` as an array, once its length is found to be what shape and dtype say."""
-    size = _check_shape(shape)
-    if type(dtype) is not _Dtype or dtype.value.kind == "O" or not dtype.value.itemsize:
-        raise _Refused("holds an array without a usable type")
-    if type(raw) not in (bytes, bytearray) or len(raw) != size * dtype.value.itemsize:
-        raise _Refused(f"holds an array whose data do not fit its shape {shape}")
-    return np.frombuffer(raw, dtype.value).reshape(shape, order=order)
+    size, raw = _size(shape), as_bytes(raw)
+    if not isinstance(dtype, np.dtype) or dtype.kind == "O" or not dtype.itemsize:
+        raise Refused("holds an array without a usable type")
+    if type(raw) is not bytes or len(raw) != size * dtype.itemsize:
+        raise Refused(f"holds an array whose data do not fit its shape {shape}")
+    return np.frombuffer(raw, dtype).reshape(shape, order=order)     # type: ignore[call-overload]
 
 
-def _build_array(array: _Array, state: Any) -> None:
-    if type(state) is not tuple or len(state) != 5 or state[0] != 1:
-        raise _Refused("holds an array in an unknown form")
+def _build_array(array: np.ndarray, state: Any) -> None:
+    if type(state) is not tuple or len(state) != 5 or state[0] != 1 or array.shape != (0,):
+        raise Refused("holds an array in an unknown form")
     _, shape, dtype, fortran, raw = state
-    if type(dtype) is _Dtype and dtype.value.kind == "O":
-        if type(raw) is not list or len(raw) != _check_shape(shape):
-            raise _Refused("holds an object array whose items do not fit its shape")
-        array.value = (shape, raw, "F" if fortran else "C")
+    if isinstance(dtype, np.dtype) and dtype.kind == "O":
+        if type(raw) is not list or len(raw) != _size(shape):
+            raise Refused("holds an object array whose items do not fit its shape")
     else:
-        array.value = _array_from(raw, dtype, shape, "F" if fortran else "C")
+        raw = as_bytes(raw)
+        _array(raw, dtype, shape, "C")
+    array.__setstate__((1, shape, dtype, bool(fortran), raw))     # type: ignore[attr-defined]
 
 
-def _make_array(args: tuple) -> _Array:
-    good = (len(args) == 3 and type(args[0]) is Name and args[0].name.endswith(".ndarray")
-            and args[1] == (0,) and _text(args[2]) == "b")
-    if not good:
-        raise _Refused("makes an array in an unknown form")
-    return _Array()
+def _make_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
+    if type(kind) is not Name or not kind.name.endswith(".ndarray") or shape != (0,) or code != "b":
+        raise Refused("makes an array in an unknown form")
+    return np.empty(0, np.int8)
 
 
-def _array_from_buffer(args: tuple) -> _Array:
-    if len(args) not in (4, 5) or args[3] not in ("C", "F", "K", "A"):
-        raise _Refused("makes an array in an unknown form")
-    axes = args[4] if len(args) == 5 else None
-    result = _Array()
-    result.value = _array_from(args[0], args[1], args[2], "F" if args[3] == "F" else "C")
-    if axes is not None:
-        _check_shape(axes)
-        result.value = result.value.transpose(axes)
-    return result
+def _array_from_buffer(raw: Any, dtype: Any, shape: Any, order: Any, axes: Any = None) -> np.ndarray:
+    if order not in ("C", "F", "K", "A"):
+        raise Refused("makes an array in an unknown form")
+    array = _array(raw, dtype, shape, "F" if order == "F" else "C")
+    if axes is None:
+        return array
+    _size(axes)
+    return array.transpose(axes)
 
 
-def _make_scalar(args: tuple) -> Any:
-    if len(args) == 2 and type(args[0]) is _Dtype and args[0].value.kind in "SU" and not args[1]:
+def _make_scalar(dtype: Any, raw: Any = "") -> Any:
+    if isinstance(dtype, np.dtype) and dtype.kind in "SU" and not raw:
         return ""
-    if len(args) != 2:
-        raise _Refused("makes a NumPy number in an unknown form")
-    return _array_from(args[1], args[0], (), "C").item()
+    return _array(raw, dtype, (), "C").item()
 
 
-def _encode(args: tuple) -> bytes:
-    # This is how Python 3 writes bytes in protocols 0 to 2.
-    if (len(args) != 2 or type(args[0]) is not str
-            or args[1] not in ("latin1", "latin-1", b"latin1", b"latin-1")):
-        raise _Refused("encodes text in an unknown form")
-    return args[0].encode("latin-1")
+def _encode(text: Any = "", encoding: Any = "latin1") -> Any:
+    # This is how Python 3 writes bytes and bytearrays in protocols 0 to 2.
+    if type(text) is not str or encoding not in ("latin1", "latin-1"):
+        raise Refused("encodes text in an unknown form")
+    return decoded(text.encode("latin-1"))
 
 
-def _make_ordered(args: tuple) -> OrderedDict:
-    result: OrderedDict = OrderedDict()
-    if len(args) > 1 or (args and type(args[0]) is not list):
-        raise _Refused("makes an OrderedDict in an unknown form")
-    for pair in args[0] if args else ():
-        if type(pair) not in (list, tuple) or len(pair) != 2:
-            raise _Refused("makes an OrderedDict in an unknown form")
-        result[_key(pair[0])] = pair[1]
-    return result
+def _make_ordered(pairs: Any = ()) -> OrderedDict:
+    return OrderedDict((_key(key), value) for key, value in _plain_list(pairs))
 
 
-def _make_set(kind: type) -> Callable[[tuple], Any]:
-    def make(args: tuple) -> Any:
-        if len(args) > 1 or (args and type(args[0]) not in (list, tuple)):
-            raise _Refused("makes a set in an unknown form")
-        return kind(_key(item) for item in (args[0] if args else ()))
-    return make
+def _make_set(kind: type) -> Callable[..., Any]:
+    return lambda items=(): kind(map(_key, _plain_list(items)))
 
 
-def _make_bytes(args: tuple) -> bytes:
-    # Python 3 writes b"" so; any argument could be a huge size and is refused.
-    if args:
-        raise _Refused("makes bytes in an unknown form")
-    return b""
+def _plain_list(items: Any) -> Iterable:
+    if type(items) not in (list, tuple):
+        raise Refused("makes a container in an unknown form")
+    return items
 
 
-def _make_bytearray(args: tuple) -> bytes:
-    if not args:
-        return b""
-    if len(args) == 1 and type(args[0]) is bytes:
-        return args[0]
-    return _encode(args)
+def _make_bytes(raw: Any = "", *encoding: Any) -> Any:
+    # An integer would ask for that many bytes.
+    if encoding:
+        return _encode(raw, *encoding)
+    if type(raw) not in (str, bytes):
+        raise Refused("makes bytes in an unknown form")
+    return raw
 
 
-def _make_complex(args: tuple) -> complex:
-    if len(args) != 2 or not all(type(part) is float for part in args):
-        raise _Refused("makes a complex number in an unknown form")
-    return complex(*args)
+def _make_complex(real: Any, imag: Any) -> complex:
+    if type(real) is not float or type(imag) is not float:
+        raise Refused("makes a complex number in an unknown form")
+    return complex(real, imag)
 
 
-def _not_called(args: tuple) -> Any:
-    raise _Refused("makes an array in an unknown form")
+def _not_called(*_: Any) -> NoReturn:
+    raise Refused("makes an array in an unknown form")
 
 
-def _admitted() -> dict[str, Callable[[tuple], Any]]:
-    names: dict[str, Callable[[tuple], Any]] = {
-        "collections.OrderedDict": _make_ordered, "_codecs.encode": _encode}
+def _admitted() -> dict[str, Callable[..., Any]]:
+    names: dict[str, Callable[..., Any]] = {"collections.OrderedDict": _make_ordered, "_codecs.encode": _encode}
     for module in ("__builtin__", "builtins"):
-        names[module + ".set"] = _make_set(set)
-        names[module + ".frozenset"] = _make_set(frozenset)
-        names[module + ".bytes"] = _make_bytes
-        names[module + ".bytearray"] = _make_bytearray
-        names[module + ".complex"] = _make_complex
+        names.update({f"{module}.set": _make_set(set), f"{module}.frozenset": _make_set(frozenset),
+                      f"{module}.bytes": _make_bytes, f"{module}.bytearray": _make_bytes,
+                      f"{module}.complex": _make_complex})
     for module in _NUMPY_MODULES:
-        names[module + "._reconstruct"] = _make_array
-        names[module + "._frombuffer"] = _array_from_buffer
-        names[module + ".scalar"] = _make_scalar
-        names[module + ".dtype"] = _make_dtype
-        names[module + ".ndarray"] = _not_called
+        names.update({f"{module}._reconstruct": _make_array, f"{module}._frombuffer": _array_from_buffer,
+                      f"{module}.scalar": _make_scalar, f"{module}.dtype": _make_dtype,
+                      f"{module}.ndarray": _not_called})
     return names
 
 
-ADMITTED = _admitted()
+_ADMITTED = _admitted()
 
 
-# ------------------------------------------------------------------------------ the machine
+def decoded(value: bytes) -> str | bytes:
+    """Bytes as text where they are UTF-8: Python 2's strings are text, or the data of an array."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value
 
-class Machine:
+
+# ------------------------------------------------------------------------------ the reader
+
+class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
     """Reads pickles, one after the other, from an open binary file.
 
     Parameters
     ----------
     file : binary file, seekable, read from its current position.
-    size : position in `file` where its contents end; nothing beyond is asked for.
     path : the name for error messages.
-    names : further globals to admit, name -> function of the argument tuple.
+    names : further globals to admit, name -> function of the arguments.
     persistent : function of a persistent id (PyTorch's storages), None to refuse them.
-    strict : whether a byte string that is not UTF-8 is an error; if not it is read as Latin-1.
-
-    Notes
-    -----
-    Python 2's str is bytes on the machine's stack, as it may be array data; `load` turns what
-    is left of it in containers into str at the end.
+    strict : whether text that is not UTF-8 is an error; if not it stays bytes.
     """
 
-    def __init__(self, file: BinaryIO, size: int, path: Any, *,
-                 names: dict[str, Callable[[tuple], Any]] | None = None,
+    def __init__(self, file: BinaryIO, path: Any, *, names: dict[str, Callable[..., Any]] | None = None,
                  persistent: Callable[[Any], Any] | None = None, strict: bool = True):
-        self.file, self.size, self.path = file, size, path
-        self.persistent, self.strict = persistent, strict
-        self.names = dict(ADMITTED, **(names or {}))
-        self.base = file.tell()     # position in the file of buf[0]
-        self.buf = b""
-        self.pos = 0                # next byte to read, in buf
-        self.containers = 0
-        self.operations: list[Callable[[], Any]] = [self.unknown] * 256
-        for code, method in _OPCODES.items():
-            self.operations[code] = getattr(self, method)
-
-    # ---- reading
-
-    def tell(self) -> int:
-        """Position in the file of the next byte to read."""
-        return self.base + self.pos
-
-    def fill(self, count: int) -> None:
-        """Have at least `count` bytes at hand, or raise _Refused where the file ends before."""
-        have = len(self.buf) - self.pos
-        left = self.size - self.base - len(self.buf)
-        if count > have + left:
-            raise _Refused("ends too early (truncated)" if not have + left else
-                           f"ends too early: {count} bytes are announced, {have + left} are left")
-        wanted = min(left, max(count - have, CHUNK))
-        chunk = self.file.read(wanted)
-        if len(chunk) != wanted:
-            raise _Refused("ends too early (truncated)")
-        self.buf = self.buf[self.pos:] + chunk
-        self.base += self.pos
-        self.pos = 0
-
-    def take(self, count: int) -> bytes:
-        end = self.pos + count
-        if end > len(self.buf):
-            if count > CHUNK and count <= self.size - self.tell():
-                # Straight into its own bytes object: these can be hundreds of megabytes.
-                self.file.seek(self.tell())
-                data = self.file.read(count)
-                if len(data) != count:
-                    raise _Refused("ends too early (truncated)")
-                self.base, self.buf, self.pos = self.tell() + count, b"", 0
-                return data
-            self.fill(count)
-            end = count
-        data = self.buf[self.pos:end]
-        self.pos = end
-        return data
-
-    def line(self) -> bytes:
-        searched = 0
-        while True:
-            end = self.buf.find(b"\n", self.pos + searched)
-            if end >= 0:
-                data = self.buf[self.pos:end]
-                self.pos = end + 1
-                return data
-            searched = len(self.buf) - self.pos
-            # Doubling keeps the copying linear in the length of the line.
-            left = self.size - self.base - len(self.buf)
-            self.fill(searched + max(1, min(left, searched)))
-
-    def number(self, width: int) -> int:
-        return int.from_bytes(self.take(width), "little")
-
-    # ---- running
+        self.file, self.path, self.persistent, self.strict = file, os.fsdecode(path), persistent, strict
+        self.names = {**_ADMITTED, **(names or {})}
+        start = file.tell()
+        self.size = file.seek(0, os.SEEK_END)
+        file.seek(start)
+        self.left = self.converted = self.kept = 0
+        self.source = _Source(self)
+        super().__init__(self.source)
+        self.dispatch = {code: _opcode(code, getattr(type(self), name)) for code, name in _METHODS.items()}
 
     def load(self) -> Any:
         """Read one pickle.
@@ -339,13 +235,18 @@ class Machine:
         Returns
         -------
         Numbers, str, list, tuple, dict, OrderedDict, set, frozenset, None and NumPy arrays
-        (which may be read-only views of what was read); NumPy scalars become Python numbers.
+        (which may be read-only views of what was read); NumPy scalars become Python numbers,
+        bytes that are UTF-8 become str.
 
         Raises
         ------
         StorytellerError : the pickle is damaged, or asks for anything else.
         """
-        return self.guarded(lambda: _Plain(self.strict).convert(self.run()))
+        def work() -> Any:
+            value = self.run()
+            _Check(self.strict).count(value)
+            return value
+        return self.guarded(work)
 
     def guarded(self, work: Callable[[], Any]) -> Any:
         """Call `work`, turning whatever a bad file provokes into the one exception."""
@@ -353,680 +254,276 @@ class Machine:
             return work()
         except StorytellerError:
             raise
-        except _Refused as error:
-            raise StorytellerError(f"{self.path}: {error}; {AGAIN}, from a source you trust"
-                                   ) from None
+        except Refused as error:
+            raise StorytellerError(f"{self.path}: {error}; {AGAIN}, from a source you trust") from None
         except MemoryError:
-            raise StorytellerError(f"{self.path}: does not fit in memory; free some memory, or "
-                                   + AGAIN) from None
+            raise StorytellerError(f"{self.path}: does not fit in memory; free some memory, or {AGAIN}") from None
         except OSError as error:
-            raise StorytellerError(f"{self.path}: cannot be read ({error.strerror or error}); "
-                                   + AGAIN) from error
+            raise StorytellerError(f"{self.path}: cannot be read ({error.strerror or error}); {AGAIN}") from error
         except Exception as error:
             # A wrong opcode can trip over nearly anything: a missing mark, a tuple too short.
-            raise StorytellerError(f"{self.path}: damaged pickle near byte {self.tell()} "
-                                   f"({type(error).__name__}); {AGAIN}") from error
+            if self.converted and not self.kept:
+                raise StorytellerError(f"{self.path}: {_CONVERTED}; {AGAIN}") from error
+            reason = str(error)[:100] if isinstance(error, pickle.UnpicklingError) else type(error).__name__
+            raise StorytellerError(f"{self.path}: damaged pickle near byte {self.file.tell()} ({reason}); {AGAIN}"
+                                   ) from error
 
     def run(self) -> Any:
-        self.stack: list[Any] = []
-        self.below: list[list[Any]] = []    # the stacks under each open mark
+        """Read one pickle as `load` does, without looking at the result and without translating errors."""
         self.memo: dict[int, Any] = {}
-        self.memoized = 0
-        operations = self.operations
-        self.running = True
-        while self.running:
-            if self.pos >= len(self.buf):
-                self.fill(1)
-            code = self.buf[self.pos]
-            self.pos += 1
-            operations[code]()
-        return self.stack.pop()
+        self.left = min(_ALLOWED + _ALLOWED_PER_BYTE * self.size, _ALLOWED_AT_MOST)
+        self.converted = self.kept = 0      # lines that end in CR LF, and others
+        self.read, self.readline = self.source.read, self.source.readline
+        self.stack: list[Any] = []
+        self.metastack: list[list[Any]] = []
+        self.append = self.stack.append
+        self.proto = 0
+        read, dispatch = self.file.read, self.dispatch
+        try:
+            while True:
+                self.left -= _STEP
+                if self.left < 0:
+                    self.pay(0)
+                dispatch[(read(1) or self.source.read(1))[0]](self)
+        except pickle._Stop as stop:     # type: ignore[attr-defined]
+            value = stop.value
+        if self.converted and not self.kept:
+            raise Refused(_CONVERTED)
+        return value
 
-    def unknown(self) -> None:
-        raise _Refused(f"is not a pickle, or a damaged one (byte {self.tell() - 1})")
+    def pay(self, cost: int) -> None:
+        """Take the memory of a step from what the file may cost."""
+        self.left -= cost
+        if self.left < 0:
+            raise Refused("holds more items than a file of its size has a use for")
 
-    def stop(self) -> None:
-        self.running = False
+    # ---- what may be named and called
 
-    # ---- stack and memo
-
-    def mark(self) -> None:
-        if len(self.below) > 2 * MAX_DEPTH:
-            raise _Refused(f"is nested more than {MAX_DEPTH} levels deep")
-        self.below.append(self.stack)
-        self.stack = []
-
-    def pop_mark(self) -> list[Any]:
-        items = self.stack
-        self.stack = self.below.pop()
-        return items
-
-    def pop(self) -> None:
-        if self.stack:
-            self.stack.pop()
-        else:
-            self.pop_mark()
-
-    def dup(self) -> None:
-        self.stack.append(self.stack[-1])
-
-    def put(self, index: int) -> None:
-        if index < 0:
-            raise _Refused("is a damaged pickle (negative memo index)")
-        self.memo[index] = self.stack[-1]
-
-    def put_line(self) -> None:
-        self.put(self.small_int(self.line()))
-
-    def put_1(self) -> None:
-        self.put(self.number(1))
-
-    def put_4(self) -> None:
-        self.put(self.number(4))
-
-    def memoize(self) -> None:
-        self.put(self.memoized)
-        self.memoized += 1
-
-    def get(self, index: int) -> None:
-        if index not in self.memo:
-            raise _Refused(f"refers back to entry {index}, which is not there")
-        self.stack.append(self.memo[index])
-
-    def get_line(self) -> None:
-        self.get(self.small_int(self.line()))
-
-    def get_1(self) -> None:
-        self.get(self.number(1))
-
-    def get_4(self) -> None:
-        self.get(self.number(4))
-
-    def proto(self) -> None:
-        version = self.number(1)
-        if version > 5:
-            raise _Refused(f"is a pickle of protocol {version}, newer than 5")
-
-    def frame(self) -> None:
-        count = self.number(8)
-        if count > self.size - self.tell():
-            raise _Refused(f"ends too early: a frame of {count} bytes is announced")
-
-    # ---- atoms
-
-    @staticmethod
-    def small_int(text: bytes) -> int:
-        if len(text) > MAX_DIGITS or b"_" in text:
-            raise _Refused("holds a number of absurd length")
-        return int(text)
-
-    def none(self) -> None:
-        self.stack.append(None)
-
-    def true(self) -> None:
-        self.stack.append(True)
-
-    def false(self) -> None:
-        self.stack.append(False)
-
-    def int_line(self) -> None:
-        text = self.line()
-        self.stack.append(text == b"01" if text in (b"00", b"01") else self.small_int(text))
-
-    def long_line(self) -> None:
-        text = self.line()
-        self.stack.append(self.small_int(text[:-1] if text.endswith(b"L") else text))
-
-    def int_1(self) -> None:
-        self.stack.append(self.number(1))
-
-    def int_2(self) -> None:
-        self.stack.append(self.number(2))
-
-    def int_4(self) -> None:
-        self.stack.append(int.from_bytes(self.take(4), "little", signed=True))
-
-    def long_1(self) -> None:
-        self.stack.append(int.from_bytes(self.take(self.number(1)), "little", signed=True))
-
-    def long_4(self) -> None:
-        count = self.number(4)
-        if count > MAX_DIGITS:
-            raise _Refused(f"holds a number of absurd length ({count} bytes)")
-        self.stack.append(int.from_bytes(self.take(count), "little", signed=True))
-
-    def float_line(self) -> None:
-        text = self.line()
-        if len(text) > MAX_DIGITS:
-            raise _Refused("holds a number of absurd length")
-        self.stack.append(float(text))
-
-    def float_8(self) -> None:
-        self.stack.append(struct.unpack(">d", self.take(8))[0])
-
-    def string_line(self) -> None:
-        text = self.line()
-        if len(text) < 2 or text[:1] not in (b"'", b'"') or text[-1:] != text[:1]:
-            raise _Refused("is a damaged pickle (a string without quotes)")
-        self.stack.append(codecs.escape_decode(text[1:-1])[0])
-
-    def unicode_line(self) -> None:
-        self.stack.append(self.line().decode("raw-unicode-escape"))
-
-    def bytes_1(self) -> None:
-        self.stack.append(self.take(self.number(1)))
-
-    def bytes_4(self) -> None:
-        self.stack.append(self.take(self.number(4)))
-
-    def bytes_8(self) -> None:
-        self.stack.append(self.take(self.number(8)))
-
-    def unicode_1(self) -> None:
-        self.stack.append(self.take(self.number(1)).decode("utf-8", "surrogatepass"))
-
-    def unicode_4(self) -> None:
-        self.stack.append(self.take(self.number(4)).decode("utf-8", "surrogatepass"))
-
-    def unicode_8(self) -> None:
-        self.stack.append(self.take(self.number(8)).decode("utf-8", "surrogatepass"))
-
-    # ---- containers
-
-    def push_container(self, container: Any) -> None:
-        # An empty dict is one byte in the file and 64 in memory, hence the limit.
-        self.containers += 1
-        if self.containers > MAX_CONTAINERS:
-            raise _Refused(f"holds more than {MAX_CONTAINERS} lists, tuples and dicts")
-        self.stack.append(container)
-
-    def empty_list(self) -> None:
-        self.push_container([])
-
-    def list_(self) -> None:
-        items = self.pop_mark()
-        self.empty_list()
-        self.extend(items)
-
-    def append(self) -> None:
-        self.extend([self.stack.pop()])
-
-    def appends(self) -> None:
-        self.extend(self.pop_mark())
-
-    def extend(self, items: list[Any]) -> None:
-        if type(self.stack[-1]) is not list:
-            raise _Refused("is a damaged pickle (items without a list)")
-        self.stack[-1].extend(items)
-
-    def tuple_(self) -> None:
-        self.push_container(tuple(self.pop_mark()))
-
-    def tuple_0(self) -> None:
-        self.stack.append(())
-
-    def tuple_n(self, count: int) -> None:
-        stack = self.stack
-        if len(stack) < count:
-            raise _Refused("is a damaged pickle (a tuple without items)")
-        items = tuple(stack[-count:])
-        del stack[-count:]
-        self.push_container(items)
-
-    def tuple_1(self) -> None:
-        self.tuple_n(1)
-
-    def tuple_2(self) -> None:
-        self.tuple_n(2)
-
-    def tuple_3(self) -> None:
-        self.tuple_n(3)
-
-    def empty_dict(self) -> None:
-        self.push_container({})
-
-    def dict_(self) -> None:
-        items = self.pop_mark()
-        self.empty_dict()
-        self.update(items)
-
-    def set_item(self) -> None:
-        value = self.stack.pop()
-        key = self.stack.pop()
-        self.update([key, value])
-
-    def set_items(self) -> None:
-        self.update(self.pop_mark())
-
-    def update(self, items: list[Any]) -> None:
-        target = self.stack[-1]
-        if type(target) not in (dict, OrderedDict) or len(items) % 2:
-            raise _Refused("is a damaged pickle (items without a dict)")
-        for i in range(0, len(items), 2):
-            target[_key(items[i])] = items[i + 1]
-
-    def empty_set(self) -> None:
-        self.push_container(set())
-
-    def add_items(self) -> None:
-        items = self.pop_mark()
-        if type(self.stack[-1]) is not set:
-            raise _Refused("is a damaged pickle (items without a set)")
-        self.stack[-1].update(_key(item) for item in items)
-
-    def frozen_set(self) -> None:
-        self.push_container(frozenset(_key(item) for item in self.pop_mark()))
-
-    # ---- the few things that may be named
-
-    def push_name(self, module: Any, name: Any) -> None:
-        if type(module) is not str or type(name) is not str:
-            raise _Refused("is a damaged pickle (a global without a name)")
+    def find_class(self, module: str, name: str) -> Name:
         full = f"{module}.{name}"
         if full not in self.names:
             shown = re.sub(r"[^\w.]", "?", full[:80])
-            raise _Refused(f"refuses to load because it asks for {shown}, which a model file has "
-                           "no use for")
-        self.stack.append(Name(full, self.names[full]))
+            raise Refused(f"refuses to load because it asks for {shown}, which a model file has no use for")
+        return Name(full, self.names[full])
 
-    def global_line(self) -> None:
-        module = self.line().decode("utf-8")
-        self.push_name(module, self.line().decode("utf-8"))
+    def get_extension(self, code: int) -> None:
+        raise Refused("asks for an extension, which a model file has no use for")
 
-    def global_stack(self) -> None:
-        name = self.stack.pop()
-        self.push_name(self.stack.pop(), name)
+    def persistent_load(self, pid: Any) -> Any:
+        if self.persistent is None:
+            raise Refused("refers to data outside itself")
+        return self.persistent(pid)
 
-    def call(self, function: Any, args: Any) -> None:
-        if type(function) is not Name or type(args) is not tuple:
-            raise _Refused("is a damaged pickle (a call of what cannot be called)")
-        self.push_container(function.call(args))
+    def _instantiate(self, name: Any, args: Any) -> None:
+        if type(name) is not Name or type(args) not in (list, tuple):
+            raise Refused("is a damaged pickle (a call of what cannot be called)")
+        self.pay(_CONTAINER)
+        self.append(name.call(*args))
 
-    def reduce(self) -> None:
+    def load_reduce(self) -> None:
         args = self.stack.pop()
-        self.call(self.stack.pop(), args)
+        self._instantiate(self.stack.pop(), args)
 
-    def new_object_keywords(self) -> None:
+    def load_newobj_ex(self) -> None:
         if self.stack.pop() != {}:
-            raise _Refused("makes an object with keywords")
-        self.reduce()
+            raise Refused("makes an object with keywords")
+        self.load_reduce()
 
-    def instance_line(self) -> None:
-        args = tuple(self.pop_mark())
-        self.global_line()
-        self.call(self.stack.pop(), args)
-
-    def object_(self) -> None:
-        items = self.pop_mark()
-        self.call(items[0], tuple(items[1:]))
-
-    def build(self) -> None:
+    def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
-        if type(target) is _Array:
+        if isinstance(target, np.ndarray):
             _build_array(target, state)
-        elif type(target) is _Dtype:
+        elif isinstance(target, np.dtype):
             _build_dtype(target, state)
         elif type(target) is not OrderedDict:
             # PyTorch hangs attributes (_metadata) on its OrderedDicts, which say nothing here.
-            raise _Refused("sets the state of what has none")
+            raise Refused("sets the state of what has none")
 
-    def persistent_line(self) -> None:
-        raise _Refused("refers to data outside itself")
+    # ---- what hashes
 
-    def persistent_stack(self) -> None:
-        if self.persistent is None:
-            raise _Refused("refers to data outside itself")
-        self.stack.append(self.persistent(self.stack.pop()))
+    def load_setitems(self, items: list | None = None) -> None:
+        items = self.pop_mark() if items is None else items
+        target = self.stack[-1]
+        if type(target) not in (dict, OrderedDict) or len(items) % 2:
+            raise Refused("is a damaged pickle (items without a dict)")
+        self.pay(_KEY * len(items) // 2)
+        for i in range(0, len(items), 2):
+            target[_key(items[i])] = items[i + 1]
+
+    def load_setitem(self) -> None:
+        value = self.stack.pop()
+        self.load_setitems([self.stack.pop(), value])
+
+    def load_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self.load_setitems(items)
+
+    def load_additems(self) -> None:
+        items = self.pop_mark()
+        if type(self.stack[-1]) is not set:
+            raise Refused("is a damaged pickle (items without a set)")
+        self.pay(_KEY * len(items))
+        self.stack[-1].update(map(_key, items))
+
+    def load_frozenset(self) -> None:
+        items = self.pop_mark()
+        self.pay(_KEY * len(items))
+        self.append(frozenset(map(_key, items)))
+
+    # ---- what grows
+
+    def load_mark(self) -> None:
+        if len(self.metastack) > 2 * MAX_DEPTH:
+            raise Refused(f"is nested more than {MAX_DEPTH} levels deep")
+        super().load_mark()
+
+    def put(self, index: int) -> None:
+        self.pay(_MEMO)
+        self.memo[index] = self.stack[-1]
+
+    def load_put(self) -> None:
+        self.put(int(self.readline()))
+
+    def load_binput(self) -> None:
+        self.put(self.read(1)[0])
+
+    def load_long_binput(self) -> None:
+        self.put(int.from_bytes(self.read(4), "little"))
+
+    def load_memoize(self) -> None:
+        self.put(len(self.memo))
+
+    def load_appends(self) -> None:
+        items = self.pop_mark()
+        if type(self.stack[-1]) is not list:
+            raise Refused("is a damaged pickle (items without a list)")
+        self.stack[-1].extend(items)
+
+    def load_append(self) -> None:
+        value = self.stack.pop()
+        if type(self.stack[-1]) is not list:
+            raise Refused("is a damaged pickle (items without a list)")
+        self.stack[-1].append(value)
+
+    # ---- what announces a size, or holds text
+
+    def load_frame(self) -> None:
+        count = int.from_bytes(self.read(8), "little")
+        if count > self.size - self.file.tell():
+            raise Refused(f"ends too early: a frame of {count} bytes is announced")
+
+    def load_long4(self) -> None:
+        count = int.from_bytes(self.read(4), "little")
+        if count > MAX_DIGITS:
+            raise Refused(f"holds a number of absurd length ({count} bytes)")
+        self.append(int.from_bytes(self.read(count), "little", signed=True))
+
+    def load_bytearray8(self) -> None:
+        # The standard library's allocates before it reads.
+        self.append(decoded(self.read(int.from_bytes(self.read(8), "little"))))
+
+    def _decode_string(self, value: bytes) -> str | bytes:
+        return decoded(value)
 
 
-_OPCODES = {code[0] if isinstance(code, bytes) else code: method for code, method in {
-    b"(": "mark", b".": "stop", b"0": "pop", b"1": "pop_mark", b"2": "dup", b"F": "float_line",
-    b"I": "int_line", b"J": "int_4", b"K": "int_1", b"L": "long_line", b"M": "int_2",
-    b"N": "none", b"P": "persistent_line", b"Q": "persistent_stack", b"R": "reduce",
-    b"S": "string_line", b"T": "bytes_4", b"U": "bytes_1", b"V": "unicode_line",
-    b"X": "unicode_4", b"a": "append", b"b": "build", b"c": "global_line", b"d": "dict_",
-    b"}": "empty_dict", b"e": "appends", b"g": "get_line", b"h": "get_1", b"i": "instance_line",
-    b"j": "get_4", b"l": "list_", b"]": "empty_list", b"o": "object_", b"p": "put_line",
-    b"q": "put_1", b"r": "put_4", b"s": "set_item", b"t": "tuple_", b")": "tuple_0",
-    b"u": "set_items", b"G": "float_8", 0x80: "proto", 0x81: "reduce", 0x85: "tuple_1",
-    0x86: "tuple_2", 0x87: "tuple_3", 0x88: "true", 0x89: "false", 0x8a: "long_1",
-    0x8b: "long_4", b"B": "bytes_4", b"C": "bytes_1", 0x8c: "unicode_1", 0x8d: "unicode_8",
-    0x8e: "bytes_8", 0x8f: "empty_set", 0x90: "add_items", 0x91: "frozen_set",
-    0x92: "new_object_keywords", 0x93: "global_stack", 0x94: "memoize", 0x95: "frame",
-    0x96: "bytes_8"}.items()}
+_CONVERTED = ("its line ends were converted from LF to CR LF (by git's autocrlf, or a transfer as text), "
+              "which damages a pickle")
 
 
-class _Plain:
-    """Turns what the machine built into plain Python: bytes to str, placeholders to arrays.
+class _Source:
+    """The file of a reader: gives no more than it holds, whatever is announced."""
 
-    Every shared part is converted once; parts that hold themselves, nest too deep or unfold to
-    too many items are refused, so that whoever walks the result comes to an end.
-    """
+    def __init__(self, reader: SafeUnpickler):
+        self.reader, self.file = reader, reader.file
+
+    def read(self, count: int) -> bytes:
+        if count > 4096 and count > self.reader.size - self.file.tell():
+            raise Refused(f"ends too early: {count} bytes are announced, which it does not have")
+        data = self.file.read(count)
+        if len(data) != count:
+            raise Refused("ends too early (truncated)")
+        return data
+
+    def readline(self, limit: int = -1) -> bytes:
+        line = self.file.readline(limit)
+        if line[-1:] != b"\n":
+            raise Refused("ends too early (truncated)" if limit < 0 or len(line) < limit else
+                          "holds a number of absurd length")
+        if line[-2:] == b"\r\n":
+            self.reader.converted += 1
+        else:
+            self.reader.kept += 1
+        return line
+
+
+# How the opcodes of the standard library are called, and those that need something around them.
+_METHODS = {code: load.__name__ for code, load in pickle._Unpickler.dispatch.items()}   # type: ignore[attr-defined]
+_METHODS[pickle.NEWOBJ[0]] = "load_reduce"
+for _code in (pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
+    del _METHODS[_code[0]]
+_CONTAINERS, _SHORT_LINES, _BYTES = b"])}lt\x85\x86\x87\x8f", b"ILFgp", b"BC\x8e"
+
+
+def _opcode(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]:
+    def container(self: SafeUnpickler) -> None:
+        self.pay(_CONTAINER)    # more memory than bytes in the file
+        load(self)
+
+    def number(self: SafeUnpickler) -> None:
+        readline = self.readline
+        self.readline = lambda: self.source.readline(MAX_DIGITS)
+        try:
+            load(self)
+        finally:
+            self.readline = readline
+
+    def text(self: SafeUnpickler) -> None:
+        load(self)
+        self.stack[-1] = decoded(self.stack[-1])    # like Python 2's strings
+
+    return (container if code in _CONTAINERS else number if code in _SHORT_LINES else
+            text if code in _BYTES else load)
+
+
+_ATOMS = frozenset((str, int, float, bool, type(None), complex))
+
+
+class _Check:
+    """Walks what was read, so that whoever walks it later comes to an end."""
 
     def __init__(self, strict: bool):
         self.strict = strict
-        self.done: dict[int, tuple[Any, int]] = {}
-        self.active: set[int] = set()
-        self.items = 0
-        self.in_array = False
+        self.known: dict[int, int] = {}     # id of a container -> items in it, itself included; 0 while open
 
-    def convert(self, value: Any, depth: int = 0) -> Any:
-        self.items += 1
+    def count(self, value: Any, depth: int = 0, in_array: bool = False) -> int:
         kind = type(value)
-        if kind is str or kind is int or kind is float or kind is bool or value is None:
-            return value
+        if kind in _ATOMS:
+            return 1
         if kind is bytes:
-            return self.decode(value)
-        if kind is complex:
-            return value
-        if kind is _Dtype:
-            return value.value
+            if self.strict and not in_array:
+                raise Refused(f"holds text that is not UTF-8 ({value[:40]!r})")
+            return 1
         if kind is Name:
-            raise _Refused(f"holds {value.name} where data is expected")
-        if kind is _Array and type(value.value) is not tuple:
-            return np.empty(0) if value.value is None else value.value
-        if kind not in (list, tuple, dict, OrderedDict, set, frozenset, _Array):
-            return value    # what the `names` and `persistent` of a caller have made
-        key = id(value)
-        if key in self.done:
-            result, items = self.done[key]
-            self.items += items
+            raise Refused(f"holds {value.name} where data is expected")
+        if kind in (dict, OrderedDict):
+            parts: Iterable = itertools.chain(value, value.values())
+        elif kind in (list, tuple, set, frozenset):
+            parts = value
+        elif kind is np.ndarray and value.dtype.hasobject:
+            parts, in_array = value.flat, True
         else:
-            if key in self.active:
-                raise _Refused("holds a list or dict that contains itself")
+            return 1        # an array, or what the `names` and `persistent` of a caller have made
+        items = self.known.get(id(value))
+        if items == 0:
+            raise Refused("holds a list or dict that contains itself")
+        if items is None:
             if depth >= MAX_DEPTH:
-                raise _Refused(f"is nested more than {MAX_DEPTH} levels deep")
-            before = self.items
-            self.active.add(key)
-            result = self.container(value, kind, depth + 1)
-            self.active.discard(key)
-            self.done[key] = (result, self.items - before)
-        if self.items > MAX_ITEMS:
-            raise _Refused(f"unfolds to more than {MAX_ITEMS} items")
-        return result
-
-    def container(self, value: Any, kind: type, depth: int) -> Any:
-        convert = self.convert
-        if kind is _Array:
-            shape, items, order = value.value
-            array = np.empty(len(items), dtype=object)
-            outside, self.in_array = self.in_array, True
-            for i, item in enumerate(items):
-                array[i] = convert(item, depth)
-            self.in_array = outside
-            return array.reshape(shape, order=order)
-        if kind is dict or kind is OrderedDict:
-            return kind((convert(k, depth), convert(v, depth)) for k, v in value.items())
-        return kind([convert(item, depth) for item in value])
-
-    def decode(self, value: bytes) -> str | bytes:
-        try:
-            return value.decode("utf-8")
-        except UnicodeDecodeError:
-            if self.in_array:
-                return value
-            if not self.strict:
-                return value.decode("latin-1")
-            raise _Refused(f"holds text that is not UTF-8 ({value[:40]!r})") from None
-
-
-# ------------------------------------------------------------------------------ tables
-
-_ROW = object()         # stands on the stack for a row that has been written
-_TABLE = object()       # stands for the whole table
-_KEPT = 65536           # memo entries to keep; what real files refer back to comes first
-
-
-class _Rows:
-    """Stands for the list of rows: only how many."""
-
-    __slots__ = ("count",)
-
-    def __init__(self) -> None:
-        self.count = 0
-
-
-class _Template:
-    """The bytes of one row, of which later rows differ only in their data and memo numbers."""
-
-    def __init__(self, row: bytes, data: tuple[int, int], puts: list[int], memoized: int):
-        self.length, self.data, self.puts, self.memoized = len(row), data, puts, memoized
-        self.row = np.frombuffer(row, np.uint8)
-        fixed = np.ones(len(row), bool)
-        fixed[data[0]:data[1]] = False
-        for at in puts:
-            fixed[at:at + 4] = False
-        self.fixed = np.flatnonzero(fixed)
-        # One slice each side of the data compares faster than a list of columns.
-        self.simple = not puts
-
-    def matches(self, rows: np.ndarray, highest: int) -> int:
-        """How many of `rows`, a (k, length) uint8 array, follow the template from the first on."""
-        start, end = self.data
-        if self.simple:
-            good = (rows[:, :start] == self.row[:start]).all(axis=1)
-            good &= (rows[:, end:] == self.row[end:]).all(axis=1)
-        else:
-            good = (rows[:, self.fixed] == self.row[self.fixed]).all(axis=1)
-            for at in self.puts:
-                # A memo number in use could be referred to later, so leave that to the machine.
-                number = np.ascontiguousarray(rows[:, at:at + 4]).view("<u4")[:, 0]
-                good &= number > highest
-        return len(good) if good.all() else int(np.argmin(good))
-
-
-class TableMachine(Machine):
-    """Writes the rows of a pickled object array of small arrays out as it comes across them.
-
-    Each row leaves the stack as soon as it is complete, and the memo keeps only what rows have in
-    common (globals, dtypes, short strings), so memory stays bounded whatever the size of the file.
-    Rows that repeat the bytes of the one before but for their data, as nearly all in the
-    published tables do, are taken hundreds at a time.
-
-    Parameters
-    ----------
-    file, size, path : as for `Machine`; the file stands behind the .npy header.
-    rows : number of rows that the header declares.
-    out : binary file for the rows, float32, C order.
-    progress : called with the number of rows done.
-    """
-
-    def __init__(self, file: BinaryIO, size: int, path: Any, rows: int, out: BinaryIO,
-                 progress: Callable[[int], Any] | None = None):
-        super().__init__(file, size, path)
-        self.expected, self.out, self.progress = rows, out, progress
-        self.written = 0
-        self.dim = -1
-        self.dtype = self.row_dtype = np.dtype("<f4")   # of the last row, of the template
-        self.template: _Template | None = None
-        self.last_data: tuple[Any, int, int] = (None, 0, 0)     # bytes, start, end in the file
-        self.row_end = -1                   # where the row before ended in the file,
-        self.row_stack: Any = None          # the stack on which it was left,
-        self.row_height = 0                 # and the height of that stack
-        self.row_puts: list[int] = []       # places of memo numbers since
-        self.row_memoized = 0
-        self.highest = -1                   # highest memo number kept
-        self.shown = 0
-
-    def convert(self) -> tuple[int, int]:
-        """Write all rows; return (rows, dim)."""
-        self.guarded(self.all_rows)
-        return self.written, self.dim
-
-    def all_rows(self) -> None:
-        if self.run() is not _TABLE:
-            raise _Refused("does not hold a table of word vectors")
-        if self.written != self.expected:
-            raise _Refused(f"holds {self.written} rows, but its header says {self.expected}")
-        if self.progress is not None:
-            self.progress(self.written)
-
-    # ---- memory stays bounded
-
-    def put(self, index: int) -> None:
-        value = self.stack[-1]
-        kind = type(value)
-        if kind is Name or kind is _Dtype or (kind in (bytes, str) and len(value) <= 32):
-            if len(self.memo) < _KEPT or index in self.memo:
-                self.memo[index] = value
-                self.highest = max(self.highest, index)
-                return
-        self.memo.pop(index, None)
-
-    def put_4(self) -> None:
-        self.row_puts.append(self.tell())
-        super().put_4()
-
-    def memoize(self) -> None:
-        self.row_memoized += 1
-        super().memoize()
-
-    def get(self, index: int) -> None:
-        if index not in self.memo:
-            raise _Refused(f"refers back to entry {index}, which a table of word vectors does "
-                           "not do in any known form (save it as a plain float32 matrix)")
-        self.stack.append(self.memo[index])
-
-    def push_container(self, container: Any) -> None:
-        if type(container) is _Array and container.value is not None:
-            container = self.emit(container.value)
-        self.stack.append(container)
-        if container is _ROW:
-            self.repeat()
-
-    def fill(self, count: int) -> None:
-        if sum(map(len, self.below)) + len(self.stack) > MAX_CONTAINERS:
-            raise _Refused("does not hold a table of word vectors in any known form")
-        super().fill(count)
-
-    def empty_list(self) -> None:
-        self.stack.append(_Rows())
-
-    def empty_dict(self) -> None:
-        raise _Refused("holds dicts, not a table of word vectors")
-
-    def empty_set(self) -> None:
-        raise _Refused("holds sets, not a table of word vectors")
-
-    def extend(self, items: list[Any]) -> None:
-        rows = self.stack[-1]
-        if type(rows) is not _Rows:
-            raise _Refused("is a damaged pickle (items without a list)")
-        for i, item in enumerate(items):
-            if item is not _ROW:
-                raise _Refused(f"row {rows.count + i} is a {type(item).__name__}, not an array "
-                               "of numbers")
-        rows.count += len(items)
-
-    def bytes_1(self) -> None:
-        super().bytes_1()
-        self.remember_data()
-
-    def bytes_4(self) -> None:
-        super().bytes_4()
-        self.remember_data()
-
-    def remember_data(self) -> None:
-        data, end = self.stack[-1], self.tell()
-        self.last_data = (data, end - len(data), end)
-
-    # ---- rows
-
-    def build(self) -> None:
-        state = self.stack[-1]
-        target = self.stack[-2]
-        if type(target) is not _Array:
-            super().build()
-            return
-        if type(state) is tuple and len(state) == 5 and type(state[4]) is _Rows:
-            if state[1] != (self.expected,) or state[4].count != self.written:
-                raise _Refused(f"holds {state[4].count} rows, but its header says "
-                               f"{self.expected}")
-            self.stack[-2:] = [_TABLE]
-            return
-        _build_array(target, state)
-        self.stack[-2:] = [self.emit(target.value)]
-        self.repeat()
-
-    def emit(self, row: Any) -> Any:
-        """Write one row; return what stands for it on the stack."""
-        n = self.written
-        if type(row) is not np.ndarray or row.dtype.kind != "f":
-            found = row.dtype if type(row) is np.ndarray else "objects"
-            raise _Refused(f"row {n} holds {found}, not floating-point numbers")
-        if row.size != max(row.shape or (0,)) or row.size == 0:
-            raise _Refused(f"row {n} has shape {row.shape}, not one vector")
-        if n == 0:
-            self.dim = row.size
-        elif row.size != self.dim:
-            raise _Refused(f"row {n} has {row.size} numbers where row 0 has {self.dim}")
-        if n >= self.expected:
-            raise _Refused(f"holds more rows than the {self.expected} of its header")
-        self.write(row)
-        self.dtype = row.dtype
-        return _ROW
-
-    def write(self, rows: np.ndarray) -> None:
-        rows = np.ascontiguousarray(rows, dtype="<f4")
-        try:
-            self.out.write(rows.data if rows.size else b"")
-        except OSError as error:
-            raise StorytellerError(f"{self.path}: its converted table cannot be written "
-                                   f"({error.strerror or error}); make room or choose another "
-                                   "folder") from error
-        self.written += rows.size // self.dim
-        if self.progress is not None and self.written - self.shown >= 4096:
-            self.shown = self.written
-            self.progress(self.written)
-
-    def repeat(self) -> None:
-        """After a row: take all that follow in the same form at once."""
-        if self.template is None or not self.follow():
-            self.learn()
-        self.row_end, self.row_stack, self.row_height = self.tell(), self.stack, len(self.stack)
-        self.row_puts, self.row_memoized = [], 0
-
-    def learn(self) -> None:
-        """Make a template of the row just read, if it did nothing but put one row on the stack."""
-        data, start, end = self.last_data
-        origin = self.row_end
-        if (origin < self.base or start < origin or self.stack is not self.row_stack
-                or len(self.stack) != self.row_height + 1
-                or end - start != self.dim * self.dtype.itemsize):
-            return
-        row = self.buf[origin - self.base:self.pos]
-        self.template = _Template(row, (start - origin, end - origin),
-                                  [at - origin for at in self.row_puts], self.row_memoized)
-        self.row_dtype = self.dtype
-        self.follow()
-
-    def follow(self) -> bool:
-        """Take the rows that follow the template; return whether there was any."""
-        template = self.template
-        start, end = template.data
-        any_taken = False
-        while self.written < self.expected:
-            if len(self.buf) - self.pos < template.length:
-                left = self.size - self.base - len(self.buf)
-                if len(self.buf) - self.pos + left < template.length:
-                    break
-                self.fill(template.length)
-            count = min((len(self.buf) - self.pos) // template.length, 1024,
-                        self.expected - self.written)
-            # The first alone, so that a template which no longer fits costs little.
-            for k in (1, count):
-                rows = np.frombuffer(self.buf, np.uint8, k * template.length, self.pos)
-                rows = rows.reshape(k, template.length)
-                found = template.matches(rows, self.highest)
-                if not found:
-                    return any_taken
-            data = np.ascontiguousarray(rows[:found, start:end]).view(self.row_dtype)
-            self.write(data)
-            self.stack.extend([_ROW] * found)
-            self.memoized += found * template.memoized
-            self.pos += found * template.length
-            any_taken = True
-            if found < count:
-                break
-        return any_taken
+                raise Refused(f"is nested more than {MAX_DEPTH} levels deep")
+            self.known[id(value)] = 0
+            items = self.known[id(value)] = 1 + sum(
+                1 if type(part) in _ATOMS else self.count(part, depth + 1, in_array) for part in parts)
+            if items > MAX_ITEMS:
+                raise Refused(f"unfolds to more than {MAX_ITEMS} items")
+        return items

@@ -576,10 +576,9 @@ def _encode(texts: Iterable[str], worddict: dict[str, int], n_words: int | None,
 
 
 def _finish(file: BinaryIO, descr: str, count: int) -> None:
-    """Write the .npy header of a vector, always 128 bytes, at the start of the file."""
-    header = f"{{'descr': '{descr}', 'fortran_order': False, 'shape': ({count},), }}"
+    """Write the .npy header of a vector at the start of the file: the same length for any count."""
     file.seek(0)
-    file.write(b"\x93NUMPY\x01\x00v\x00" + header.ljust(117).encode() + b"\n")
+    files.save_npy_header(file, (count,), descr)
 
 
 def _mapped(path: str, dtype: Any) -> np.ndarray:

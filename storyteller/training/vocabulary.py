@@ -16,8 +16,7 @@ import numpy as np
 
 from .. import files
 from ..errors import StorytellerError, check_count
-from ..files import open_file
-from ..files.unpickle import Machine
+from ..files import load_counts, open_file
 from ..layers import init_matrix
 from ..progress import progress_bar
 from ..text import build_dictionary, each_text
@@ -121,35 +120,6 @@ def save_dictionary(path: Any, words: Any, counts: Any) -> None:
                                f"{type(words).__name__} and counts {type(counts).__name__}: expected a path and two "
                                "dicts, save_dictionary(path, words, counts)")
     files.save_pickle(path, OrderedDict(words), OrderedDict(counts))
-
-
-def load_counts(path: str | os.PathLike) -> dict[str, int]:
-    """Read how often each word occurs: the second pickle of a dictionary's file.
-
-    Returns
-    -------
-    dict of str to int, in the order of the file.
-
-    Raises
-    ------
-    StorytellerError
-        If the file is missing, damaged, or has a dictionary without counts.
-    """
-    files.load_dictionary(path)  # its errors are the clearer ones
-    what = "a dictionary with counts (two pickled dicts)"
-    with open_file(path, what) as file:
-        size = os.fstat(file.fileno()).st_size
-        machine = Machine(file, size, path)
-        machine.load()
-        if machine.tell() >= size:
-            raise StorytellerError(f"{os.fspath(path)}: holds a dictionary without counts; expected {what}, so "
-                                   "make it again with save_dictionary")
-        counts = machine.load()
-    if not isinstance(counts, dict) or not all(
-            type(word) is str and type(count) is int and count >= 0 for word, count in counts.items()):
-        raise StorytellerError(f"{os.fspath(path)}: its second pickle holds no counts of words; expected {what}, "
-                               "so check whether files were swapped")
-    return dict(counts)
 
 
 # Expansion.
