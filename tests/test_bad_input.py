@@ -299,10 +299,11 @@ def test_style_vectors(array, says, tmp_path):
         style.load(tmp_path / "style.npy", 48)
 
 
-@pytest.mark.parametrize("texts, says", [("one long string", "list"), ([], "no text"), (["too short"], "100")])
-def test_style_making(texts, says):
-    with pytest.raises(StorytellerError, match=says):
-        style.make(None, texts)
+@pytest.mark.parametrize("texts", ["one long string", [], ["too short"]])
+def test_style_making(texts):
+    model = skipthoughts.load_model(STORY / "models")
+    with pytest.raises(StorytellerError):
+        style.make(model, texts)
 
 
 # -- settings --------------------------------------------------------------------------------

@@ -236,15 +236,15 @@ def test_small_vocabularies():
 
 def test_bad_counts(tmp_path):
     files.save_pickle(tmp_path / "one.pkl", {"a": 2})
-    with raises("one.pkl", "without counts"):
+    with raises("one.pkl"):
         vocabulary.load_counts(tmp_path / "one.pkl")
     files.save_pickle(tmp_path / "two.pkl", {"a": 2}, ["a"])
-    with raises("two.pkl", "no counts"):
+    with raises("two.pkl"):
         vocabulary.load_counts(tmp_path / "two.pkl")
     data = (tmp_path / "two.pkl").read_bytes()
-    with raises("cut.pkl", "truncated"):
+    with raises("cut.pkl"):
         vocabulary.load_counts(write(tmp_path / "cut.pkl", data[:-2]))
-    with raises("no.pkl", "no such file"):
+    with raises("no.pkl"):
         vocabulary.load_counts(tmp_path / "no.pkl")
 
 

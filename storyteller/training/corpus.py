@@ -22,7 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import StorytellerError
-from ..files import AGAIN, check_readable, write_atomically, wrong_kind
+from ..files import AGAIN, check_readable, save_npy_header, write_atomically, wrong_kind
 from ..progress import progress_bar
 from ..text import split_sentences, tokenize_words, word_indices
 
@@ -578,7 +578,7 @@ def _encode(texts: Iterable[str], worddict: dict[str, int], n_words: int | None,
 def _finish(file: BinaryIO, descr: str, count: int) -> None:
     """Write the .npy header of a vector at the start of the file: the same length for any count."""
     file.seek(0)
-    files.save_npy_header(file, (count,), descr)
+    save_npy_header(file, (count,), descr)
 
 
 def _mapped(path: str, dtype: Any) -> np.ndarray:
