@@ -167,6 +167,18 @@ def read_log(path):
         return list(csv.DictReader(file))
 
 
+def test_what_a_killed_training_leaves_is_removed(data, tmp_path):
+    path = tmp_path / "toy.npz"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    (tmp_path / f"toy.npz.checkpoint.npz.{gone.pid}.0123abcd.part").write_bytes(b"half")
+    kept = [tmp_path / f"other.npz.{os.getpid()}.0123abcd.part", tmp_path / "notes.part"]
+    for file in kept:
+        file.write_bytes(b"")
+    trainer.Trainer(decoder_task(data, path), path, resume=True)
+    assert sorted(tmp_path.glob("*.part")) == sorted(kept)
+
+
 def test_half_a_row_in_the_log(data, tmp_path):
     """A training that was killed leaves rows behind the checkpoint, the last of them cut off."""
     path = tmp_path / "toy.npz"

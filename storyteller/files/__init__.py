@@ -11,7 +11,7 @@ a temporary name and move the finished file into place.
 layout.
 """
 from .arrays import array_names, is_archive, load_arrays, load_matrix, load_vector, save_arrays, save_npy_header
-from .io import AGAIN, check_readable, describe, open_file, sniff, write_atomically, wrong_kind
+from .io import AGAIN, check_readable, describe, open_file, remove_parts, sniff, write_atomically, wrong_kind
 from .pickles import int_option, load_counts, load_dictionary, load_options, load_pickle, save_pickle
 from .tables import convert_object_table, is_object_table, table_shape
 from .torch import load_torch_state

@@ -22,6 +22,8 @@ _IMAGES = ((b"\xff\xd8\xff", "a JPEG image"), (b"\x89PNG\r\n", "a PNG image"),
 _PICKLE_START = re.compile(rb"\(?[)\]}(]|\(?[dlt]p?\d|c[\w.]+\n\w+\n|\(?[FIL]-?[\d.]+L?\n|"
                            rb"\(?[SV]['\"\w]|[KMJGUX]")
 
+_PART = re.compile(r"\.(\d+)\.[0-9a-f]{8}\.part$")
+
 
 def sniff(path: str | os.PathLike) -> tuple[str, str]:
     """Say what a file is, from its first bytes.
@@ -196,5 +198,21 @@ def _remove_stale_parts(target: str) -> None:
     for part in glob.glob(f"{glob.escape(target)}.*.part"):
         # Whoever is still writing has done so within the hour.
         with suppress(OSError):
-            if re.search(r"\.\d+\.[0-9a-f]{8}\.part$", part) and os.stat(part).st_mtime < time.time() - 3600:
+            if _PART.search(part) and os.stat(part).st_mtime < time.time() - 3600:
                 os.remove(part)
+
+
+def remove_parts(folder: str | os.PathLike) -> None:
+    """Remove what :func:`write_atomically` left in a folder where its process was killed, however lately.
+
+    For a program that begins again what it was killed at, on the same machine.
+    """
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            found = _PART.search(name)
+            if found and os.name == "posix":
+                with suppress(PermissionError):     # another user's process
+                    try:
+                        os.kill(int(found[1]), 0)
+                    except (ProcessLookupError, OverflowError):
+                        os.remove(os.path.join(folder, name))

@@ -135,6 +135,7 @@ class WorkFolder:
         except OSError as error:
             raise StorytellerError(f"{self.path}: the work folder cannot be made ({error.strerror}); choose "
                                    "another place for the model") from error
+        files.remove_parts(self.path)
         try:
             found = json.loads(Path(self._file("made.json")).read_text(encoding="utf-8"))
         except (OSError, ValueError):

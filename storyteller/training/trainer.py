@@ -194,6 +194,7 @@ class Trainer:
 
     def _resume(self) -> None:
         path = checkpoint_path(self.saveto)
+        files.remove_parts(os.path.dirname(os.path.abspath(path)))
         if not os.path.exists(path):
             _log.info("no checkpoint %s: starting anew", path)
             return
