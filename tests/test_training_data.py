@@ -15,7 +15,7 @@ import pytest
 from storyteller import StorytellerError, embedding, evaluation, files
 from storyteller.evaluation import ranking
 from storyteller.text import word_indices
-from storyteller.training import corpus, losses, vocabulary
+from storyteller.training import corpus, losses, prepare, vocabulary
 from storyteller.training.batches import (
     BucketedBatches,
     HomogeneousBatches,
@@ -549,6 +549,31 @@ def test_encoding_nothing_or_half_leaves_nothing(tmp_path):
     with raises("the text ends"):
         EncodedCorpus.build(tmp_path / "c", breaks_off(), {"a": 2}, verbose=False)
     assert EncodedCorpus(tmp_path / "c")[0].tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("part", ["tokens", "offsets"])
+def test_damaged_headers_of_corpora(tmp_path, part):
+    """Refused, whichever byte it is; and made again by a training."""
+    words = {"a": 2, "b": 3}
+    EncodedCorpus.build(tmp_path / "c", ["a b", "b"], words, verbose=False)
+    path = tmp_path / f"c.{part}.npy"
+    whole, refused = path.read_bytes(), 0
+    for at in range(0, 72):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ (16 if at % 2 else 5)]) + whole[at + 1:])
+        try:
+            EncodedCorpus(tmp_path / "c")
+        except StorytellerError as error:
+            refused += 1
+            assert "c." in str(error) and len(str(error)) < 600
+    assert refused > 50
+    source = write(tmp_path / "book.txt", "a b\nb\n")
+    for damage in (None, b"(", b"'"):
+        work = prepare.WorkFolder(tmp_path / "work", verbose=False)
+        work.texts("train", "lines", [str(source)], lambda: ["a b", "b"])
+        path = tmp_path / "work" / f"train.{part}.npy"
+        if damage:
+            path.write_bytes(path.read_bytes().replace(damage, b"\7", 1))
+        assert [row.tolist() for row in work.corpus("train", words)] == [[2, 3], [3]]
 
 
 def test_damaged_corpora(tmp_path):

@@ -587,9 +587,9 @@ def _mapped(path: str, dtype: Any) -> np.ndarray:
         raise wrong_kind(path, what)
     try:
         mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StorytellerError(f"{path}: is damaged or cut off ({error}); expected {what}, so encode the corpus "
-                               "again") from error
+    except Exception as error:  # NumPy reads headers as Python: a damaged one can fail in many ways
+        raise StorytellerError(f"{path}: is damaged or cut off ({type(error).__name__}: {str(error)[:100]}); expected "
+                               f"{what}, so encode the corpus again") from error
     if mapped.dtype != dtype or mapped.ndim != 1:
         raise StorytellerError(f"{path}: holds {mapped.dtype} of shape {mapped.shape}; expected {what}, so check "
                                "whether files were swapped")
