@@ -21,5 +21,5 @@ __all__ = [
     "AGAIN", "VGG19_SHAPES", "array_names", "check_readable", "convert_object_table", "describe",
     "int_option", "is_archive", "is_object_table", "load_arrays", "load_counts", "load_dictionary", "load_matrix",
     "load_options", "load_pickle", "load_torch_state", "load_vector", "load_vgg19", "open_file", "save_arrays",
-    "save_npy_header", "save_pickle", "sniff", "table_shape", "write_atomically", "wrong_kind",
+    "remove_parts", "save_npy_header", "save_pickle", "sniff", "table_shape", "write_atomically", "wrong_kind",
 ]
