@@ -1,10 +1,13 @@
 """The one exception that tells a user what went wrong and what to do about it, and the checks of arguments."""
 from __future__ import annotations
 
+import math
+import numbers
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:   # the package itself is imported without NumPy
+    import numpy as np
 
 
 class StorytellerError(Exception):
@@ -37,14 +40,14 @@ def check_count(name: str, value: Any, least: int = 1, most: int = MANY) -> int:
     StorytellerError
         If it is something else; True and 2.0 are, too.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
         raise StorytellerError(f"{name} is {shown(value)}: expected a whole number of at least {least}")
     if value > most:
         raise StorytellerError(f"{name} is {shown(value)}: expected at most {most}")
     return int(value)
 
 
-def check_number(name: str, value: Any, above: float = -np.inf, most: float = np.inf) -> float:
+def check_number(name: str, value: Any, above: float = -math.inf, most: float = math.inf) -> float:
     """A finite number above `above` and up to `most`, such as a temperature.
 
     Parameters
@@ -62,19 +65,20 @@ def check_number(name: str, value: Any, above: float = -np.inf, most: float = np
     StorytellerError
         If it is something else.
     """
-    number = np.nan
-    if not isinstance(value, bool) and isinstance(value, (int, float, np.integer, np.floating)):
+    number = math.nan
+    if not isinstance(value, bool) and isinstance(value, numbers.Real):
         with suppress(OverflowError):       # 10 ** 400
             number = float(value)
-    if not (np.isfinite(number) and above < number <= most):
-        wanted = " ".join(["a number", *([f"above {above:g}"] if above > -np.inf else []),
-                           *([f"up to {most:g}"] if most < np.inf else [])])
+    if not (math.isfinite(number) and above < number <= most):
+        wanted = " ".join(["a number", *([f"above {above:g}"] if above > -math.inf else []),
+                           *([f"up to {most:g}"] if most < math.inf else [])])
         raise StorytellerError(f"{name} is {shown(value)}: expected {wanted}")
     return number
 
 
 def check_flag(name: str, value: Any) -> bool:
     """True or False, also as 1 or 0; StorytellerError for anything else."""
+    import numpy as np
     if not (isinstance(value, (bool, int, np.bool_)) and value in (0, 1)):
         raise StorytellerError(f"{name} is {shown(value)}: expected True or False")
     return bool(value)
@@ -102,6 +106,7 @@ def check_floats(name: str, value: Any, shape: tuple[int | None, ...] | None = N
     StorytellerError
         If it is something else than numbers, of another shape, or holds NaN or infinite values.
     """
+    import numpy as np
     try:
         # As it is first: None and texts would become NaN and numbers.
         array = np.asarray(value)
@@ -121,6 +126,7 @@ def check_floats(name: str, value: Any, shape: tuple[int | None, ...] | None = N
 
 def shown(value: Any, most: int = 60) -> str:
     """A value as a message shows it: its repr on one line of bounded length, an array's shape alone."""
+    import numpy as np
     if isinstance(value, np.ndarray) and value.size > 1:
         return f"an array of shape {value.shape}, {value.dtype}"
     if isinstance(value, (str, bytes)):

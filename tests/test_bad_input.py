@@ -6,19 +6,16 @@ model files have their own list in tests/test_formats.py.
 from __future__ import annotations
 
 import io
-import os
 import pickle
-import re
 import shutil
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from storyteller import StorytellerError, compact, config, decoder, embedding, generate, skipthoughts, style, text, vgg
+from storyteller import StorytellerError, decoder, embedding, generate, skipthoughts, style, text, vgg
 from tests.conftest import GOLDENS
 
 IMAGES, STORY = GOLDENS / "images", GOLDENS / "story"
@@ -304,107 +301,3 @@ def test_style_making(texts):
     model = skipthoughts.load_model(STORY / "models")
     with pytest.raises(StorytellerError):
         style.make(model, texts)
-
-
-# -- settings --------------------------------------------------------------------------------
-
-def test_nothing_is_there(tmp_path, monkeypatch):
-    """No settings, and a package without its models."""
-    monkeypatch.setattr(compact, "FOLDER", str(tmp_path))
-    with pytest.raises(StorytellerError) as error:
-        generate.load_all({})
-    for what in ("utable", "romance.npz", "embedding.npz", "efficientnet", "captions", "neural_storyteller"):
-        assert what in str(error.value)
-
-
-def settings(tmp_path, source):
-    path = tmp_path / "settings.py"
-    path.write_text(source, encoding="utf-8")
-    return path
-
-
-@pytest.mark.parametrize("source, says", [
-    ("paths = [", "line 1|settings"), ("import os\nos.system('touch hacked')", "line 2"),
-    ("paths = {'vgg': open('x').read()}", "line 1"), ("paths = {'nonsense': 'x'}", "nonsense"),
-    ("paths = 3", "dict"), ("paths = {'vgg': 3}", "vgg"), ("FLAG_CPU_MODE = 'yes'", "FLAG_CPU_MODE"),
-    ("for i in range(3): pass", "line 1"), ("paths = dict()\npaths[[1]] = 'x'", "line 2"),
-    ("paths = {'vgg': __import__('os').getcwd()}", "line 1"), ("x = (" * 5000, "settings")])
-def test_wrong_settings(source, says, tmp_path):
-    with pytest.raises(StorytellerError, match=says):
-        config.load(settings(tmp_path, source))
-
-
-def test_missing_settings(tmp_path, monkeypatch):
-    with pytest.raises(StorytellerError, match="nowhere.py"):
-        config.load("nowhere.py")
-    monkeypatch.setenv("STORYTELLER_CONFIG", "elsewhere.py")
-    with pytest.raises(StorytellerError, match="STORYTELLER_CONFIG"):
-        config.load()
-
-
-ORIGINAL = """
-# Configuration of the original
-FLAG_CPU_MODE = False
-import os
-home = '/home/me/'
-paths = dict()
-paths['skmodels'] = home + 'models/'
-paths['sktables'] = os.path.join(home, 'models')
-paths['decmodel'] = '/data/romance.npz'
-paths['dictionary'] = '/data/romance_dictionary.pkl'
-paths['vsemodel'] = '/data/coco_embedding.npz'
-paths['vgg'] = '/data/vgg19.pkl'
-paths['pycaffe'] = '/caffe/python'
-paths['vgg_proto_caffe'] = '/data/VGG_ILSVRC_19_layers_deploy.prototxt'
-paths['vgg_model_caffe'] = '/data/VGG_ILSVRC_19_layers.caffemodel'
-paths['captions'] = 'captions.txt'
-paths['negbias'] = '/data/caption_style.npy'
-paths['posbias'] = f'{home}romance_style.npy'
-"""
-
-
-def test_settings_of_the_original(tmp_path):
-    found = config.load(settings(tmp_path, ORIGINAL))
-    assert found.cpu_mode is False
-    assert found.paths["skmodels"] == "/home/me/models/"
-    assert found.paths["captions"] == str(tmp_path / "captions.txt")  # beside the settings
-    assert found.paths["posbias"] == "/home/me/romance_style.npy"
-
-
-def test_caffe_weights_serve_where_lasagnes_are_missing(tmp_path):
-    caffe = tmp_path / "VGG.caffemodel"
-    caffe.write_bytes(b"x")
-    source = f"paths = {{'vgg': 'vgg19.pkl', 'vgg_model_caffe': {str(caffe)!r}}}"
-    assert config.load(settings(tmp_path, source)).paths["vgg"] == str(caffe)
-
-
-def test_where_settings_come_from(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert "compact" in config.load().source
-    Path("config.py").write_text("DEBUG = True\nimport flask\napp = flask.Flask()\n")  # somebody else's
-    assert "compact" in config.load().source
-    Path("config.py").write_text("paths = {'vgg': 'a'}")
-    assert config.load().paths["vgg"].endswith("a")
-    other = settings(tmp_path, "paths = {'vgg': 'b'}")
-    monkeypatch.setenv("STORYTELLER_CONFIG", str(other))
-    assert config.load().paths["vgg"].endswith("b")
-    assert config.load({"vgg": "c"}).paths["vgg"] == os.path.join(str(tmp_path), "c")
-    assert config.load({"paths": {"vgg": "/d"}, "FLAG_CPU_MODE": False}).paths["vgg"] == "/d"
-
-
-def test_what_no_setting_names_is_left_to_the_compact_models(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    left = config.load({"decmodel": "mine.npz", "skmodels": "mine"}).paths
-    assert "dictionary" not in left and "sktables" not in left  # they belong to what was named
-    assert set(left) == set(config.FILES) - {"dictionary", "sktables"}
-    assert os.path.basename(left["captions"]) == "captions.txt"
-    assert config.load().telling["prose"] is True and not config.load({"decmodel": "mine.npz"}).telling
-
-
-@pytest.mark.parametrize("source, words", [
-    ("telling = 'prose'", "a dict of options"), ("telling = {'prosa': True}", "'prosa'"),
-    ("telling = {'prose': 'yes'}", "expected bool")])
-def test_options_of_telling_in_settings(tmp_path, source, words):
-    assert config.load(settings(tmp_path, "telling = {'prose': False}")).telling["prose"] is False
-    with pytest.raises(StorytellerError, match=re.escape(words)):
-        config.load(settings(tmp_path, source))
