@@ -2,16 +2,26 @@
 
 The folder is ``STORYTELLER_CACHE`` where that is set, else the platform's own place for caches.
 A cache is a convenience: where it cannot be written everything still works, only slower.
+
+An entry is a .npy file, named after its kind and the fingerprint of what it was made from, that ends in a line of JSON
+(what it is) and a checksum of all that stands before.
 """
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import json
 import logging
 import os
+import re
 import shutil
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Callable
+from typing import IO, Any, Callable, Union
 
 import numpy as np
 
@@ -20,42 +30,130 @@ from .errors import StorytellerError
 
 _log = logging.getLogger(__name__)
 
-_WHOLE = 256 << 20   # files up to this size are hashed whole,
-_SAMPLES, _SAMPLE = 64, 1 << 16  # larger ones by so many samples beside size and time
+VARIABLE = "STORYTELLER_CACHE"
+KEPT = 6                    # entries of a kind; when one is made, the oldest beyond go
+_STALE = 7 * 24 * 3600.     # seconds after which what an interrupted run left is removed
+_PATIENCE = 100.            # seconds to wait for another process that makes no progress
+_LARGE = 32 << 20           # bytes: the checksums of larger files are remembered
+_DIGITS = 24                # of a checksum
+_CHECKSUMS = "checksums.json"
+_OURS = re.compile(r"[a-z]+-[0-9a-z-]+\.npy(\.(part|part\.sum|lock))?$")
 
 Writer = Callable[[IO[bytes], int], None]
+Source = Union[str, "os.PathLike[str]", np.ndarray, Iterable[str]]
 
 
 def cache_dir() -> Path:
-    """The folder of cached arrays (it need not exist)."""
-    chosen = os.environ.get("STORYTELLER_CACHE")
-    if chosen:
-        return Path(chosen)
-    import platformdirs
-    return Path(platformdirs.user_cache_dir("storyteller", appauthor=False))
+    """The folder of cached arrays (it need not exist): absolute, with ``~`` expanded."""
+    chosen = os.environ.get(VARIABLE)
+    if not chosen:
+        import platformdirs
+        return Path(platformdirs.user_cache_dir("storyteller", appauthor=False))
+    folder = os.path.expanduser(chosen)
+    if folder.startswith("~"):
+        raise StorytellerError(f"{VARIABLE} is {chosen[:100]!r}: there is no such home folder; give a full path")
+    return Path(os.path.abspath(folder))
 
 
-def fingerprint(*paths: str | os.PathLike) -> str:
-    """A key for the contents of files: 24 hexadecimal digits.
+# Fingerprints.
 
-    Files of up to 256 MB are read whole; of larger ones size, modification time and 64
-    samples are taken.
+def fingerprint(*sources: Source) -> str:
+    """A key for contents: 24 hexadecimal digits.
+
+    Parameters
+    ----------
+    *sources : paths, arrays or iterables of str
+        Of a file its contents count, not its name; of an array its dtype, shape and values; of strings each of them.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read.
+
+    Notes
+    -----
+    Every byte is read.  For files of more than 32 MB the cache folder remembers the result for as long as size, times
+    and inode of the file stay the same.
     """
-    digest = hashlib.blake2b(digest_size=12)
-    for path in paths:
-        size = os.path.getsize(path)
-        digest.update(f"{size};".encode())
-        with open(path, "rb") as file:
-            if size <= _WHOLE:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-            else:
-                digest.update(f"{os.stat(path).st_mtime_ns};".encode())
-                for i in range(_SAMPLES):
-                    file.seek((size - _SAMPLE) * i // (_SAMPLES - 1))
-                    digest.update(file.read(_SAMPLE))
+    digest = _new_digest()
+    for source in sources:
+        if isinstance(source, np.ndarray):
+            array = np.ascontiguousarray(source)
+            digest.update(f"array {array.dtype.str} {source.shape};".encode())
+            digest.update(array.reshape(-1).view(np.uint8))
+        elif isinstance(source, (str, os.PathLike)):
+            digest.update(f"file {_remembered_checksum(source)};".encode())
+        else:
+            lines = list(source)
+            digest.update(f"strings {len(lines)};".encode())
+            digest.update(np.fromiter(map(len, lines), np.int64, len(lines)))
+            digest.update("".join(lines).encode("utf-8", "surrogatepass"))
     return digest.hexdigest()
 
+
+def _new_digest() -> Any:
+    return hashlib.blake2b(digest_size=_DIGITS // 2)
+
+
+def _hash(file: IO[bytes], digest: Any, size: int) -> bool:
+    """Add the next bytes of a file to a digest; False where there are fewer."""
+    while size:
+        block = file.read(min(size, 1 << 20))
+        if not block:
+            return False
+        digest.update(block)
+        size -= len(block)
+    return True
+
+
+def _checksum(path: str | os.PathLike, behind: int = 0) -> str:
+    """Of a file without so many bytes at its end."""
+    digest = _new_digest()
+    with open(path, "rb") as file:
+        _hash(file, digest, max(0, os.fstat(file.fileno()).st_size - behind))
+    return digest.hexdigest()
+
+
+def _state(path: str | os.PathLike) -> list[int]:
+    """Changes whenever the file does, also where its size and modification time were set back."""
+    found = os.stat(path)
+    return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
+
+
+def _remembered_checksum(path: str | os.PathLike, behind: int = 0) -> str:
+    """:func:`_checksum`, computed once for every state of a large file."""
+    state = _state(path)
+    if state[0] <= _LARGE and not behind:
+        return _checksum(path)
+    key, known = os.path.abspath(path), _read_checksums(cache_dir() / _CHECKSUMS)
+    if key in known and known[key][0] == state:
+        return known[key][1]
+    checksum = _checksum(path, behind)
+    if _state(path) == state:
+        _remember(key, state, checksum)
+    return checksum
+
+
+def _remember(path: str, state: list[int], checksum: str) -> None:
+    memory = cache_dir() / _CHECKSUMS
+    with contextlib.suppress(OSError, StorytellerError):
+        _make_folder(memory.parent)
+        known = {name: value for name, value in _read_checksums(memory).items() if os.path.exists(name)}
+        with files.write_atomically(memory) as file:
+            file.write(json.dumps({**known, path: [state, checksum]}).encode())
+
+
+def _read_checksums(path: Path) -> dict[str, tuple[list[int], str]]:
+    try:
+        with open(path, "rb") as file:
+            known = json.loads(file.read(1 << 20))
+        return {name: (state, checksum) for name, (state, checksum) in known.items()
+                if isinstance(state, list) and isinstance(checksum, str)}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+# Entries.
 
 def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int, int], write: Writer,
                 resumable: bool = False) -> np.ndarray:
@@ -66,10 +164,9 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
     kind : str
         What it is, in a word; part of the file's name.
     source : path
-        The file that it is made from.  Arrays made from an earlier state of that file are
-        deleted once the new one is complete.
+        The file that it is made from, for the list of what the cache holds.
     key : str
-        Names the state of everything that the array depends on, see :func:`fingerprint`.
+        Names everything that the array depends on, see :func:`fingerprint`.
     shape : tuple of int
         (rows, columns); float32.
     write : callable
@@ -84,91 +181,194 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
 
     Notes
     -----
-    Two processes may ask at once: one makes the array while the other waits.  The file is
-    made under a temporary name and renamed, so a half-written one is never taken for whole.
+    Two processes may ask at once: one makes the array while the other waits, as long as there is progress.  The file
+    is made under a temporary name and renamed, so a half-written one is never taken for whole.  One that is damaged
+    later fails its checksum, which is compared once for every state of the file, and is made again.
     """
-    from filelock import FileLock
-    origin = hashlib.blake2b(os.path.abspath(os.fspath(source)).encode("utf-8", "surrogateescape"),
-                             digest_size=6).hexdigest()
-    target = cache_dir() / f"{kind}-{origin}-{key}.npy"
-    found = _open(target, shape)
-    if found is not None:
-        return found
     needed = shape[0] * shape[1] * 4
+    folder: Any = os.environ.get(VARIABLE)
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):
-            found = _open(target, shape)  # another process may have made it meanwhile
-            if found is not None:
-                return found
-            _make(target, shape, write, resumable, needed)
-        Path(f"{target}.lock").unlink(missing_ok=True)
-        for old in target.parent.glob(f"{kind}-{origin}-*"):
-            if not old.name.startswith(target.name):
-                old.unlink(missing_ok=True)
+        folder = cache_dir()
+        target = folder / f"{kind}-{key}.npy"
         found = _open(target, shape)
         if found is not None:
             return found
-        reason: object = "the file vanished"
+        _make_folder(folder)
+        with _locked(target):
+            found = _open(target, shape)  # another process may have made it meanwhile
+            if found is None:
+                what = f"{kind} of {os.fspath(source)}"
+                _make(target, shape, write, resumable, {"what": what[-200:], "rows": shape[0], "columns": shape[1]})
+                found = _open(target, shape)
+        _tidy(target)
+        if found is not None:
+            return found
+        reason: object = "it was damaged or vanished at once"
     except (OSError, NotImplementedError) as error:
         reason = error
     _log.warning("cannot keep %s in the cache %s (%s): computing it in memory, and again next time. "
-                 "Set STORYTELLER_CACHE to a folder with %.1f GB free.",
-                 kind, target.parent, reason, needed / 1e9)
+                 "Set %s to a folder with %.1f GB free.", kind, folder, reason, VARIABLE, needed / 1e9)
     array = np.empty(shape, dtype=np.float32)
     write(_ArrayFile(array), 0)
     return array
 
 
+def _make_folder(folder: Path) -> None:
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
 def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
+    """The entry, None where there is none or it is damaged."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
+        with open(path, "rb") as file:
+            file.seek(-_DIGITS, os.SEEK_END)
+            checksum = file.read().decode("ascii")
+        if _remembered_checksum(path, _DIGITS) == checksum:
+            array = np.lib.format.open_memmap(path, mode="r")
+            if array.shape == shape and array.dtype == np.float32:
+                return array
+    except FileNotFoundError:
         return None
-    return array if array.shape == shape and array.dtype == np.float32 else None
+    except Exception as error:  # whatever is wrong with it, it is made again
+        _log.debug("%s: %s", path, error)
+    _log.warning("%s is damaged: it is made again", path)
+    return None
 
 
-def _make(target: Path, shape: tuple[int, int], write: Writer, resumable: bool, needed: int) -> None:
-    part = target.with_name(target.name + ".part")
-    have = part.stat().st_size if part.exists() else 0
-    if shutil.disk_usage(target.parent).free < needed - have + (64 << 20):
-        raise OSError(errno.ENOSPC, f"less than {needed / 1e9:.1f} GB free")
-    try:
-        with open(part, "r+b" if resumable and have else "w+b") as file:
-            files.save_npy_header(file, shape)
-            header = file.tell()
-            start = max(0, have - header) // (shape[1] * 4) if resumable and shape[1] else 0
-            file.seek(header + start * shape[1] * 4)
-            file.truncate()
-            watched = _WatchedFile(file)
+@contextlib.contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    from filelock import FileLock, Timeout
+    path, part = Path(f"{target}.lock"), Path(f"{target}.part")
+    if path.is_symlink():
+        path.unlink()
+    lock, seen, since = FileLock(path), None, time.monotonic()
+    while True:
+        try:
+            lock.acquire(timeout=0 if seen is None else 1)
+            break
+        except Timeout:
+            if seen is None:
+                _log.info("waiting for another process that makes %s", target)
             try:
-                write(watched, start)
+                now = _state(part)
+            except OSError:
+                now = []
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif time.monotonic() > since + _PATIENCE:
+                raise TimeoutError(f"another process holds {path} and makes no progress; end it, or remove the file "
+                                   "if there is none") from None
+    try:
+        yield
+        # Those that wait for this very file find the entry, so it does no harm if others lock a new one.
+        with contextlib.suppress(OSError):
+            path.unlink()
+    finally:
+        lock.release()
+
+
+def _make(target: Path, shape: tuple[int, int], write: Writer, resumable: bool, about: dict[str, Any]) -> None:
+    path = Path(f"{target}.part")
+    with _open_part(path) as file:
+        try:
+            part = _Part(file, shape, Path(f"{path}.sum") if resumable else None, target.parent)
+            try:
+                write(part, part.rows)
             except StorytellerError as error:
-                raise watched.error or error from error
+                raise part.error or error from error
+            if part.rows != shape[0]:
+                raise OSError(f"{part.rows} rows were made, expected {shape[0]}")
+            part.write(f"\n{json.dumps(about)}\n".encode())
+            checksum = part.digest.hexdigest()
+            file.write(checksum.encode())
             file.flush()
             os.fsync(file.fileno())
-    except OSError:
-        part.unlink(missing_ok=True)
-        raise
-    except BaseException:  # interrupted, or what it is made from is damaged
-        if not resumable:
-            part.unlink(missing_ok=True)
-        raise
-    os.replace(part, target)
+        except BaseException as error:
+            # What goes on later stays; not where the disk is full.
+            if not resumable or isinstance(error, OSError):
+                _remove(path)
+            raise
+    os.replace(path, target)
+    _remember(str(target), _state(target), checksum)
+    _remove(path)
 
 
-class _WatchedFile:
-    """Remembers that writing failed: readers of damaged files take every error for the file's."""
-
-    def __init__(self, file: IO[bytes]):
-        self._file, self.error = file, None
-
-    def write(self, data) -> int:
+def _open_part(path: Path) -> IO[bytes]:
+    """Open a file of ours for writing: never what a link or a special file of that name leads to."""
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(
+        os, "O_BINARY", 0)
+    for again in (True, False):
         try:
-            return self._file.write(data)
+            descriptor = os.open(path, flags, 0o600)
+        except OSError as error:
+            if error.errno != errno.ELOOP or not again:
+                raise
+        else:
+            found = os.fstat(descriptor)
+            own = found.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
+            if own and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
+                return os.fdopen(descriptor, "r+b")
+            os.close(descriptor)
+        path.unlink()
+    raise OSError(errno.EPERM, "not a file of ours", os.fspath(path))
+
+
+def _remove(part: Path) -> None:
+    for path in (part, Path(f"{part}.sum")):
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+class _Part:
+    """A file of rows in the making, with the checksum of what it holds so far.
+
+    Remembers that writing failed: readers of damaged files take every error for the file's.
+    """
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, int], sums: Path | None, folder: Path):
+        self._file: IO[bytes] = file
+        self._sums: Path | None = None
+        self._row, self._header = shape[1] * 4, 0
+        self.error: OSError | None = None
+        if sums is None or not self._resume(sums):
+            file.seek(0)
+            self._size, self.digest = 0, _new_digest()
+            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(self, header)      # type: ignore[arg-type]
+            self._header = self._size
+        file.truncate(self._size)
+        if shutil.disk_usage(folder).free < shape[0] * self._row - self._size + (64 << 20):
+            raise OSError(errno.ENOSPC, f"less than {shape[0] * self._row / 1e9:.1f} GB free")
+        self._sums = sums
+
+    @property
+    def rows(self) -> int:
+        """Done so far."""
+        return (self._size - self._header) // self._row if self._row else 0
+
+    def _resume(self, sums: Path) -> bool:
+        """Go on behind the last rows whose checksum was written and is right."""
+        try:
+            header, size, checksum = sums.read_text("ascii").split()
+            self._header, self._size, self.digest = int(header), int(size), _new_digest()
+            self._file.seek(0)
+            return _hash(self._file, self.digest, self._size) and self.digest.hexdigest() == checksum
+        except (OSError, ValueError):
+            return False
+
+    def write(self, data: Any) -> int:
+        try:
+            self._file.write(data)
+            self.digest.update(data)
+            self._size += memoryview(data).nbytes
+            if self._sums is not None:
+                self._file.flush()
+                with _open_part(self._sums) as file:
+                    file.write(f"{self._header:20d} {self._size:20d} {self.digest.hexdigest()}\n".encode())
         except OSError as error:
             self.error = error
             raise
+        return memoryview(data).nbytes
 
 
 class _ArrayFile:
@@ -178,8 +378,95 @@ class _ArrayFile:
         self._bytes = array.reshape(-1).view(np.uint8)
         self._position = 0
 
-    def write(self, data) -> int:
+    def write(self, data: Any) -> int:
         data = np.frombuffer(data, dtype=np.uint8)
         self._bytes[self._position:self._position + len(data)] = data
         self._position += len(data)
         return len(data)
+
+
+# What the cache holds.
+
+@dataclass(frozen=True)
+class Entry:
+    """A file of the cache.
+
+    Attributes
+    ----------
+    path : Path
+    what : str
+        What it holds, and what that was made from.
+    size : int
+        Bytes.
+    made : float
+        When, in seconds since 1970.
+    """
+
+    path: Path
+    what: str
+    size: int
+    made: float
+
+
+def entries() -> list[Entry]:
+    """The files of the cache, the newest first; those of other programs in the folder are left out."""
+    folder, found = cache_dir(), []
+    with contextlib.suppress(OSError):
+        for path in folder.iterdir():
+            if _OURS.fullmatch(path.name) or path.name == _CHECKSUMS:
+                with contextlib.suppress(OSError):
+                    status = path.lstat()
+                    found.append(Entry(path, _what(path), status.st_size, status.st_mtime))
+    return sorted(found, key=lambda entry: (-entry.made, entry.path))
+
+
+def _what(path: Path) -> str:
+    if path.name == _CHECKSUMS:
+        return "checksums of large files"
+    if path.suffix != ".npy":
+        return "lock" if path.suffix == ".lock" else "unfinished"
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - 2048))
+            about = json.loads(file.read()[:-_DIGITS - 1].rsplit(b"\n", 1)[1])
+        return f"{about['what']} ({about['rows']:,} x {about['columns']:,})"
+    except (OSError, ValueError, LookupError, TypeError):
+        return "damaged, or of an earlier version"
+
+
+def clear() -> int:
+    """Remove what the cache holds, but for what other processes are making just now.
+
+    Returns
+    -------
+    int
+        Bytes that were freed.
+    """
+    return sum(entry.size for entry in entries() if _remove_idle(entry.path))
+
+
+def _remove_idle(path: Path) -> bool:
+    """Remove a file of the cache unless a process is making its entry."""
+    from filelock import FileLock, Timeout
+    lock = path.with_name(path.name.partition(".npy")[0] + ".npy.lock")
+    try:
+        if not lock.exists():
+            path.unlink()
+            return True
+        with FileLock(lock, timeout=0):
+            path.unlink(missing_ok=True)
+            lock.unlink(missing_ok=True)
+        return True
+    except (OSError, NotImplementedError, Timeout):
+        return False
+
+
+def _tidy(target: Path) -> None:
+    """Remove the oldest entries of the new one's kind, and what runs left that were interrupted long ago."""
+    kind = target.name.partition("-")[0]
+    found = [entry for entry in entries() if entry.path != target]
+    whole = [entry for entry in found if entry.path.match(f"{kind}-*.npy")]
+    left = [entry for entry in found if entry.path.suffix in (".part", ".sum", ".lock")
+            and entry.made < time.time() - _STALE]
+    for entry in whole[KEPT - 1:] + left:
+        _remove_idle(entry.path)

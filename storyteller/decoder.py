@@ -121,16 +121,16 @@ class Decoder(Model):
         return " ".join(self.vocabulary[word] for word in words)
 
 
-def load_model(path_to_model: str | os.PathLike, path_to_dictionary: str | os.PathLike,
+def load_model(path_to_model: str | os.PathLike | None = None, path_to_dictionary: str | os.PathLike | None = None,
                device: str = "cpu") -> Decoder:
-    """Load a decoder.
+    """Load a decoder; without arguments the settings' one, see :func:`storyteller.config.load`.
 
     Parameters
     ----------
-    path_to_model : path
+    path_to_model : path, optional
         The archive of parameters, ``romance.npz``; its options stand beside it with ``.pkl``
         appended.
-    path_to_dictionary : path
+    path_to_dictionary : path, optional
         ``romance_dictionary.pkl``: a pickled dict word -> index, 0 and 1 being ``<eos>`` and ``UNK``.
     device : str
         See :mod:`storyteller.backend`.
@@ -144,6 +144,12 @@ def load_model(path_to_model: str | os.PathLike, path_to_dictionary: str | os.Pa
     StorytellerError
         If a file is missing, damaged, or does not fit its options.
     """
+    if path_to_model is None and path_to_dictionary is None:
+        from . import config
+        settings = config.load()
+        path_to_model, path_to_dictionary = settings.path("decmodel"), settings.path("dictionary")
+    elif path_to_model is None or path_to_dictionary is None:
+        raise StorytellerError("a decoder has two files: give path_to_model and path_to_dictionary, or neither")
     path_to_options = f"{os.fspath(path_to_model)}.pkl"
     options = files.load_options(path_to_options)
     shapes = parameter_shapes(options, path_to_options)

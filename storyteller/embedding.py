@@ -8,15 +8,15 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from typing import IO, Callable
+from typing import IO, Any, Callable
 
 import numpy as np
 
 from . import cache, files
-from .errors import StorytellerError
+from .errors import StorytellerError, check_count, check_floats, shown
 from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, unit_rows
 from .progress import progress_bar
-from .text import END_ID, as_sentences, word_indices
+from .text import END, END_ID, UNK, UNK_ID, as_sentences, word_indices
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +39,12 @@ class JointEmbedding(Model):
     worddict : dict
         Word -> index.
     paths : tuple of str
-        The files that sentence vectors depend on.
+        The model's files.
+
+    Notes
+    -----
+    The original's model was a dict: ``model['options']``, ``['worddict']`` and ``['word_idict']`` (index -> word) are
+    answered, too.
     """
 
     _compiled = ("_images", "_projected")
@@ -58,6 +63,19 @@ class JointEmbedding(Model):
         x = be.matrix("x")
         self._images = be.function([x], [dense(x, be.shared(self._W), be.shared(self._b))], self._device)
         self._projected: np.ndarray | None = None
+
+    def __getitem__(self, key: str) -> Any:
+        if key == "word_idict":
+            return {0: END, UNK_ID: UNK, **{i: word for word, i in self.worddict.items() if i > UNK_ID}}
+        if key in ("options", "worddict"):
+            return getattr(self, key)
+        raise KeyError(key)
+
+    def fingerprint(self) -> str:
+        """Names the model's values: what vectors depend on."""
+        arrays = [self._W, self._b, self._Wemb, *(self._gru.params.values() if self._gru else ())]
+        indices = np.fromiter(self.worddict.values(), np.int64, len(self.worddict))
+        return cache.fingerprint(*arrays, self.worddict, indices)
 
     def indices(self, sentence: str) -> np.ndarray:
         """Word indices of a tokenised sentence, the final 0 (``<eos>``) included."""
@@ -91,14 +109,21 @@ class JointEmbedding(Model):
         return unit_rows(self._gru.last_states(projected, renumbered, batch_size, progress))
 
 
-def load_model(path_to_model: str | os.PathLike, device: str = "cpu") -> JointEmbedding:
+def _checked(model: Any) -> JointEmbedding:
+    if not isinstance(model, JointEmbedding):
+        raise StorytellerError(f"model is {shown(model)}: expected a model of embedding.load_model, such as z['vse']")
+    return model
+
+
+def load_model(path_to_model: str | os.PathLike | None = None, device: str = "cpu") -> JointEmbedding:
     """Load a joint embedding.
 
     Parameters
     ----------
-    path_to_model : path
+    path_to_model : path, optional
         The archive ``coco_embedding.npz``; options and dictionary stand beside it as
-        ``.npz.pkl`` and ``.npz.dictionary.pkl``.
+        ``.npz.pkl`` and ``.npz.dictionary.pkl``.  By default the settings' model, see
+        :func:`storyteller.config.load`.
     device : str
         See :mod:`storyteller.backend`.
 
@@ -111,7 +136,10 @@ def load_model(path_to_model: str | os.PathLike, device: str = "cpu") -> JointEm
     StorytellerError
         If a file is missing, damaged, or does not fit its options.
     """
-    path = os.fspath(path_to_model)
+    if path_to_model is None:
+        from . import config
+        path_to_model = config.load().path("vsemodel")
+    path = os.fsdecode(path_to_model)
     options = files.load_options(f"{path}.pkl")
     worddict = files.load_dictionary(f"{path}.dictionary.pkl")
     shapes = parameter_shapes(options, f"{path}.pkl")
@@ -161,9 +189,10 @@ def encode_sentences(model: JointEmbedding, X: Sequence[str], verbose: bool = Fa
     Raises
     ------
     StorytellerError
-        If X is a single string.
+        If X is a single string or holds something that is no text.
     """
-    sequences = [model.indices(sentence) for sentence in as_sentences(X)]
+    batch_size = check_count("batch_size", batch_size)
+    sequences = [_checked(model).indices(sentence) for sentence in as_sentences(X)]
     if not sequences:
         return np.zeros((0, model.dim), dtype=np.float32)
     with progress_bar(len(sequences), "embedding sentences", "sentence", verbose) as bar:
@@ -187,26 +216,24 @@ def encode_images(model: JointEmbedding, IM: np.ndarray) -> np.ndarray:
     Raises
     ------
     StorytellerError
-        If the features have another length.
+        If the features have another length or are not finite.
     """
-    IM = np.ascontiguousarray(IM, dtype=np.float32)
-    if IM.ndim != 2 or IM.shape[1] != model.dim_image:
-        raise StorytellerError(f"image features have shape {IM.shape}: expected (n, {model.dim_image}) "
-                               "for this joint embedding; use the network that it was trained on")
+    IM = check_floats("image features", IM, (None, _checked(model).dim_image),
+                      "use the network that this joint embedding was trained on")
     return unit_rows(model._images(IM)[0]) if len(IM) else np.zeros((0, model.dim), np.float32)
 
 
 def embed_captions(model: JointEmbedding, captions: Sequence[str], path: str | os.PathLike | None = None,
                    verbose: bool = True) -> np.ndarray:
-    """Embed the captions to retrieve from, once for every (model, caption file).
+    """Embed the captions to retrieve from, once for every model and list of captions.
 
     Parameters
     ----------
     model : JointEmbedding
     captions : sequence of str
     path : path, optional
-        Their file.  With it the vectors are kept in the cache and memory-mapped from then on,
-        until the file or the model changes; an interrupted run goes on where it stopped.
+        Their file.  With it the vectors are kept in the cache and memory-mapped from then on, for these very captions
+        and this very model; an interrupted run goes on where it stopped.
     verbose : bool
         Show a progress bar (on a terminal only).
 
@@ -214,9 +241,17 @@ def embed_captions(model: JointEmbedding, captions: Sequence[str], path: str | o
     -------
     array (len(captions), dim) float32
         Rows of unit norm.
+
+    Raises
+    ------
+    StorytellerError
+        If captions is a single string or holds something that is no text.
     """
+    model, captions = _checked(model), as_sentences(captions, "captions")
     if path is None:
         return encode_sentences(model, captions, verbose, _BATCH)
+    if not isinstance(path, (str, os.PathLike)):
+        raise StorytellerError(f"path is {shown(path)}: expected the file of the captions")
 
     def write(file: IO[bytes], start: int) -> None:
         with progress_bar(len(captions), "embedding captions (once)", "caption", verbose, start) as bar:
@@ -224,7 +259,7 @@ def embed_captions(model: JointEmbedding, captions: Sequence[str], path: str | o
                 chunk = [model.indices(caption) for caption in captions[first:first + _CHUNK]]
                 file.write(model.sentence_vectors(chunk, _BATCH, bar.update).tobytes())
 
-    key = cache.fingerprint(*model.paths, path)
+    key = cache.fingerprint([model.fingerprint()], captions)
     return cache.cached_rows("captions", path, key, (len(captions), model.dim), write, resumable=True)
 
 
@@ -243,10 +278,18 @@ def nearest(vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray,
     indices : array (min(k, n),) int64
     scores : array (min(k, n),) float32
         Of equal scores the later row comes first, as in the original.
+
+    Raises
+    ------
+    StorytellerError
+        If k is no count, or query and vectors do not fit each other.
     """
-    if k < 1:
-        raise StorytellerError(f"k is {k}: expected at least 1 caption")
-    scores = vectors @ np.ascontiguousarray(query, dtype=np.float32).reshape(-1)
+    k = check_count("k", k)
+    query = check_floats("query", query).reshape(-1)
+    if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f" or vectors.shape[1:] != query.shape:
+        raise StorytellerError(f"vectors are {shown(vectors)}: expected an array of floats (n, {len(query)}), as "
+                               "embed_captions gives it, for this query")
+    scores = vectors @ query
     n = len(scores)
     if k < n:
         bound = np.partition(scores, n - k)[n - k]

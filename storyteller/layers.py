@@ -186,19 +186,21 @@ class GRUEncoder(Model):
     ----------
     dim : int
         Length of the hidden state.
+    params : dict of arrays
+        From :func:`join_gru`.
     """
 
     _compiled = ("_project", "_step")
 
     def __init__(self, params: Mapping[str, np.ndarray], prefix: str = "encoder",
                  device: str = "cpu"):
-        self._params, self._device = join_gru(params, prefix), device
-        self.dim = self._params["U"].shape[0]
+        self.params, self._device = join_gru(params, prefix), device
+        self.dim: int = self.params["U"].shape[0]
         self._compile()
 
     def _compile(self) -> None:
         from . import backend
-        W, U, b = (backend.shared(self._params[name], name) for name in "WUb")
+        W, U, b = (backend.shared(self.params[name], name) for name in "WUb")
         x, h = backend.matrix("x"), backend.matrix("h")
         self._project = backend.function([x], [dense(x, W, b)], self._device)
         self._step = backend.function([x, h], [gru_step(x, h, U, self.dim)], self._device)

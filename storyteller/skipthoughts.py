@@ -6,20 +6,26 @@ forward and a backward encoder ("bi"): 2400 + 2 x 1200 numbers in the published 
 >>> from storyteller import skipthoughts
 >>> model = skipthoughts.load_model('models/', 'models/')            # doctest: +SKIP
 >>> vectors = skipthoughts.encode(model, ['He sat by the window .'])  # doctest: +SKIP
+
+:class:`Encoder`, :func:`nn`, :func:`nn_words`, :func:`word_features` and :func:`preprocess` are names of the original.
 """
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any
 
 import numpy as np
 
-from . import cache, files
-from .errors import StorytellerError
+from . import cache, files, text
+from .errors import StorytellerError, check_count, check_flag, check_floats, shown
 from .layers import GRUEncoder, Model, gru_shapes, unit_rows
 from .progress import progress_bar
-from .text import END, UNK, as_sentences, load_vocabulary, preprocess
+from .text import END, UNK, as_sentences, load_vocabulary
+
+#: Where :func:`load_model` looks when it is given nothing; None: where the settings say.
+path_to_models: str | os.PathLike | None = None
+path_to_tables: str | os.PathLike | None = None
 
 
 class SkipThoughts(Model):
@@ -30,23 +36,41 @@ class SkipThoughts(Model):
     words : dict
         Word -> row of both tables.
     utable, btable : array (n_words, dim_word) float32
-        Word vectors of the two models, memory-mapped.
+        Word vectors of the two models, memory-mapped; None for a model that is not there.
+    uoptions, boptions : dict
+        Options of the two models, as saved with them; None likewise.
     dim : int
         Length of a thought vector.
+
+    Notes
+    -----
+    The original's model was a dict, of which ``model['utable']`` and ``['btable']`` (word -> vector), ``['uoptions']``
+    and ``['boptions']`` are answered, and ``['options']``, the first of these.
     """
 
-    def __init__(self, words: dict[str, int], utable: np.ndarray, btable: np.ndarray,
-                 uni: dict[str, np.ndarray], bi: dict[str, np.ndarray], device: str = "cpu"):
+    def __init__(self, words: dict[str, int], utable: np.ndarray | None, btable: np.ndarray | None,
+                 uni: dict[str, np.ndarray] | None, bi: dict[str, np.ndarray] | None, device: str = "cpu",
+                 uoptions: dict[str, Any] | None = None, boptions: dict[str, Any] | None = None):
         self.words, self.utable, self.btable = words, utable, btable
-        self._uni = GRUEncoder(uni, "encoder", device)
-        self._forwards, self._backwards = GRUEncoder(bi, "encoder", device), GRUEncoder(bi, "encoder_r", device)
+        self.uoptions, self.boptions = uoptions, boptions
+        self._uni = None if uni is None else GRUEncoder(uni, "encoder", device)
+        self._bi = [] if bi is None else [GRUEncoder(bi, prefix, device) for prefix in ENCODERS["bi_skip.npz"]]
         self.dim = sum(encoder.dim for group in self.groups for _, encoder, _ in group)
 
     @property
     def groups(self) -> list[list[tuple[np.ndarray, GRUEncoder, bool]]]:
         """Table, encoder and whether it reads backwards, of the uni part and of the bi part."""
-        return [[(self.utable, self._uni, False)],
-                [(self.btable, self._forwards, False), (self.btable, self._backwards, True)]]
+        uni = [] if self._uni is None else [(self.utable, self._uni, False)]
+        bi = [(self.btable, encoder, backwards) for encoder, backwards in zip(self._bi, (False, True))]
+        return [group for group in (uni, bi) if group]
+
+    def __getitem__(self, key: str) -> Any:
+        if key in ("utable", "btable") and getattr(self, key) is not None:
+            return WordTable(self.words, getattr(self, key))
+        found = {"uoptions": self.uoptions, "boptions": self.boptions, "options": self.uoptions or self.boptions}
+        if found.get(key) is None:
+            raise KeyError(key)
+        return found[key]
 
     def rows(self, sentence: str, use_eos: bool) -> np.ndarray:
         """Table rows of a preprocessed sentence; words outside the dictionary are UNK."""
@@ -56,19 +80,62 @@ class SkipThoughts(Model):
             rows.append(self.words.get(END, unknown))
         return np.array(rows, dtype=np.int64)
 
-    def encode(self, X: Sequence[str], **options) -> np.ndarray:
+    def encode(self, X: Sequence[str], use_norm: bool = True, verbose: bool = True, batch_size: int = 128,
+               use_eos: bool = False) -> np.ndarray:
         """:func:`encode` as a method."""
-        return encode(self, X, **options)
+        return encode(self, X, use_norm, verbose, batch_size, use_eos)
 
 
-def load_model(path_to_models: str | os.PathLike, path_to_tables: str | os.PathLike | None = None,
+class WordTable(Mapping):
+    """Word -> vector (dim_word,) float32, in the order of the dictionary."""
+
+    def __init__(self, words: dict[str, int], table: np.ndarray):
+        self._words, self._table = words, table
+
+    def __getitem__(self, word: str) -> np.ndarray:
+        return np.asarray(self._table[self._words[word]], dtype=np.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._words)
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    __eq__, __hash__ = object.__eq__, object.__hash__   # a mapping's would compare arrays
+
+
+class Encoder:
+    """The original's class: a model's :func:`encode` as a method.
+
+    Parameters
+    ----------
+    model : SkipThoughts
+    """
+
+    def __init__(self, model: SkipThoughts):
+        self._model = _checked(model)
+
+    def encode(self, X: Sequence[str], use_norm: bool = True, verbose: bool = True, batch_size: int = 128,
+               use_eos: bool = False) -> np.ndarray:
+        """See :func:`encode`."""
+        return encode(self._model, X, use_norm, verbose, batch_size, use_eos)
+
+
+def _checked(model: Any) -> SkipThoughts:
+    if not isinstance(model, SkipThoughts):
+        raise StorytellerError(f"model is {shown(model)}: expected what skipthoughts.load_model gives, z['stv']")
+    return model
+
+
+def load_model(path_to_models: str | os.PathLike | None = None, path_to_tables: str | os.PathLike | None = None,
                device: str = "cpu", verbose: bool = True) -> SkipThoughts:
     """Load the uni-skip and bi-skip encoders and their word tables.
 
     Parameters
     ----------
-    path_to_models : path
-        The folder of ``uni_skip.npz``, ``bi_skip.npz`` and their ``.pkl``.
+    path_to_models : path, optional
+        The folder of ``uni_skip.npz``, ``bi_skip.npz`` and their ``.pkl``.  By default the settings' models, see
+        :func:`storyteller.config.load`.
     path_to_tables : path, optional
         The folder of ``dictionary.txt``, ``utable.npy`` and ``btable.npy``; that of the models by
         default.
@@ -88,21 +155,50 @@ def load_model(path_to_models: str | os.PathLike, path_to_tables: str | os.PathL
 
     Notes
     -----
+    Where the files of one encoder are all missing, its table too, as its trainer leaves the folder of the other, that
+    other encoder is loaded alone, and thought vectors have its part only.
+
     The published tables are Python 2 pickles of 930,911 small arrays each.  They are converted
     once, in bounded memory, to plain float32 matrices in the cache (see
     :mod:`storyteller.cache`), and memory-mapped from then on.
     """
-    models = os.fspath(path_to_models)
-    tables = models if path_to_tables is None else os.fspath(path_to_tables)
-    uni, bi = (_load_encoder(models, name) for name in ENCODERS)
+    models, tables = _folders(path_to_models, path_to_tables)
     dictionary = os.path.join(tables, "dictionary.txt")
+    options: dict[str, dict[str, Any] | None] = dict.fromkeys(ENCODERS)
+    params: dict[str, dict[str, np.ndarray] | None] = dict.fromkeys(ENCODERS)
+    names = _encoders(models, tables)
+    for name in names:
+        options[name], params[name] = _load_encoder(models, name)
     words, n_rows = load_vocabulary(dictionary)
-    utable, btable = (_load_table(os.path.join(tables, name), n_rows, len(params["encoder_W"]), dictionary,
-                                  verbose) for name, params in (("utable.npy", uni), ("btable.npy", bi)))
-    return SkipThoughts(words, utable, btable, uni, bi, device)
+    utable, btable = (None if found is None else _load_table(os.path.join(tables, TABLES[name]), n_rows,
+                                                             len(found["encoder_W"]), dictionary, verbose)
+                      for name, found in params.items())
+    uni, bi = params.values()
+    return SkipThoughts(words, utable, btable, uni, bi, device, *options.values())
+
+
+def _folders(models: str | os.PathLike | None, tables: str | os.PathLike | None) -> tuple[str, str]:
+    if models is None:
+        models, tables = globals()["path_to_models"], globals()["path_to_tables"] if tables is None else tables
+    if models is None:
+        from . import config
+        settings = config.load()
+        settings.require(["skmodels"] if tables is not None else ["skmodels", "sktables"])
+        models, tables = settings.paths["skmodels"], settings.paths["sktables"] if tables is None else tables
+    models = os.fsdecode(models)
+    return models, models if tables is None else os.fsdecode(tables)
+
+
+def _encoders(models: str, tables: str) -> list[str]:
+    """Those whose files are there: both, unless all the files of one are missing."""
+    def there(name: str) -> bool:
+        paths = [os.path.join(models, name), os.path.join(models, f"{name}.pkl"), os.path.join(tables, TABLES[name])]
+        return any(map(os.path.lexists, paths))
+    return [name for name in ENCODERS if there(name)] or list(ENCODERS)
 
 
 ENCODERS = {"uni_skip.npz": ("encoder",), "bi_skip.npz": ("encoder", "encoder_r")}
+TABLES = {"uni_skip.npz": "utable.npy", "bi_skip.npz": "btable.npy"}
 
 
 def parameter_shapes(options: dict, path: str | os.PathLike,
@@ -121,14 +217,16 @@ def parameter_shapes(options: dict, path: str | os.PathLike,
     return shapes
 
 
-def _load_encoder(folder: str, name: str) -> dict[str, np.ndarray]:
+def _load_encoder(folder: str, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     path = os.path.join(folder, name)
-    shapes = parameter_shapes(files.load_options(f"{path}.pkl"), f"{path}.pkl", ENCODERS[name])
-    return files.load_arrays(path, list(shapes), shapes)
+    options = files.load_options(f"{path}.pkl")
+    shapes = parameter_shapes(options, f"{path}.pkl", ENCODERS[name])
+    return options, files.load_arrays(path, list(shapes), shapes)
 
 
 def _load_table(path: str, n_rows: int, dim: int, dictionary: str, verbose: bool) -> np.ndarray:
     if files.is_object_table(path):
+        key = cache.fingerprint(path)
         rows = files.table_shape(path)[0]
         _check_table(path, (rows, dim), (n_rows, dim), dictionary)
 
@@ -137,8 +235,10 @@ def _load_table(path: str, n_rows: int, dim: int, dictionary: str, verbose: bool
                               verbose) as bar:
                 _, found = files.convert_object_table(path, file, lambda n: bar.update(n - bar.n))
             _check_table(path, (rows, found), (n_rows, dim), dictionary)
+            if cache.fingerprint(path) != key:
+                raise StorytellerError(f"{path}: was replaced or changed while it was read: start again")
 
-        return cache.cached_rows("table", path, cache.fingerprint(path), (n_rows, dim), write)
+        return cache.cached_rows("table", path, key, (n_rows, dim), write)
     table = files.load_matrix(path, mmap=True)
     _check_table(path, table.shape, (n_rows, dim), dictionary)
     return table
@@ -178,22 +278,22 @@ def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose
     Raises
     ------
     StorytellerError
-        If X is a single string or holds something that is no text.
+        If X is a single string or holds something that is no text, or an argument is out of range.
     """
-    texts = as_sentences(X)
+    model, texts = _checked(model), as_sentences(X)
+    use_norm, use_eos = check_flag("use_norm", use_norm), check_flag("use_eos", use_eos)
+    batch_size = check_count("batch_size", batch_size)
     vectors = np.zeros((len(texts), model.dim), dtype=np.float32)
     if not texts:
         return vectors
-    if batch_size < 1:
-        raise StorytellerError(f"batch_size is {batch_size}: expected at least 1")
-    sequences = [model.rows(preprocess(text), use_eos) for text in texts]
+    sequences = [model.rows(text.preprocess(sentence), use_eos) for sentence in texts]
     flat = np.concatenate(sequences)
     # Each different word is looked up and projected once.
     used, inverse = np.unique(flat, return_inverse=True)
     forwards = np.split(inverse.reshape(-1), np.cumsum([len(s) for s in sequences])[:-1])
     backwards = [sequence[::-1] for sequence in forwards]
-    left = 0
-    with progress_bar(3 * len(texts), "encoding sentences", "pass", verbose and len(texts) > 1000) as bar:
+    left, passes = 0, len(texts) * sum(map(len, model.groups))
+    with progress_bar(passes, "encoding sentences", "pass", verbose and len(texts) > 1000) as bar:
         for group in model.groups:
             parts = [encoder.last_states(encoder.project(table[used]), backwards if reverse else forwards,
                                          batch_size, bar.update)
@@ -203,3 +303,95 @@ def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose
             vectors[:, left:right] = unit_rows(part) if use_norm else part
             left = right
     return vectors
+
+
+# Names of the original.
+
+def preprocess(text_or_texts: str | Sequence[str]) -> str | list[str]:
+    """Texts as the encoder sees them: words joined by single blanks, see :func:`storyteller.text.preprocess`."""
+    if isinstance(text_or_texts, (str, bytes)):
+        return text.preprocess(text_or_texts)
+    return [text.preprocess(each) for each in as_sentences(text_or_texts)]
+
+
+def nn(model: SkipThoughts, text: Sequence[str], vectors: np.ndarray, query: str, k: int = 5,
+       show: bool = True) -> list[tuple[str, int]]:
+    """The sentences nearest to a query.
+
+    Parameters
+    ----------
+    model : SkipThoughts
+    text : sequence of str
+        The sentences.
+    vectors : array (len(text), dim) float32
+        Theirs, from :func:`encode`.
+    query : str
+    k : int
+        How many.
+    show : bool
+        Print them, as the original does.
+
+    Returns
+    -------
+    list of (str, int)
+        Sentence and its place in ``text``, that with the largest dot product first.
+
+    Raises
+    ------
+    StorytellerError
+        If the arguments do not fit each other.
+    """
+    sentences = as_sentences(text, "text")
+    vectors = check_floats("vectors", vectors, (len(sentences), _checked(model).dim), "give what encode made of text")
+    scores = vectors @ unit_rows(encode(model, [query], verbose=False))[0]
+    best = np.argsort(scores)[::-1][:check_count("k", k)]
+    found = [(sentences[i], int(i)) for i in best]
+    if show:
+        print(f"QUERY: {query}\nNEAREST: ")
+        for sentence, i in found:
+            print(sentence, i)
+    return found
+
+
+def word_features(table: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The vectors of a table, ``model['utable']``, scaled to unit norm: (len(table), dim_word) float32."""
+    return unit_rows(np.array(list(_checked_table(table).values()), dtype=np.float32))
+
+
+def nn_words(table: Mapping[str, np.ndarray], wordvecs: np.ndarray, query: str, k: int = 10,
+             show: bool = True) -> list[str]:
+    """The words nearest to a word, the nearest first.
+
+    Parameters
+    ----------
+    table : mapping of str to array (dim_word,) float32
+        ``model['utable']`` or ``model['btable']``.
+    wordvecs : array (len(table), dim_word) float32
+        From :func:`word_features`.
+    query : str
+        A word of the table.
+    k : int
+        How many.
+    show : bool
+        Print them, as the original does.
+
+    Raises
+    ------
+    StorytellerError
+        If the query is no word of the table, or the arguments do not fit each other.
+    """
+    words = list(_checked_table(table))
+    if not isinstance(query, str) or query not in table:
+        raise StorytellerError(f"query is {shown(query)}: expected a word of the table; case matters")
+    wordvecs = check_floats("wordvecs", wordvecs, (len(words), len(table[query])), "give word_features(table)")
+    found = [words[i] for i in np.argsort(wordvecs @ table[query])[::-1][:check_count("k", k)]]
+    if show:
+        print(f"QUERY: {query}\nNEAREST: ")
+        print(*found, sep="\n")
+    return found
+
+
+def _checked_table(table: Any) -> Mapping[str, np.ndarray]:
+    if not isinstance(table, Mapping) or not len(table):
+        raise StorytellerError(f"table is {shown(table)}: expected model['utable'] or model['btable']")
+    return table

@@ -29,7 +29,7 @@ from typing import Callable
 
 import numpy as np
 
-from ..errors import StorytellerError
+from ..errors import StorytellerError, shown
 from .engine import (
     DIALECT,
     Mode,
@@ -189,6 +189,8 @@ def choose_device(cpu_mode: bool = True) -> str:
 
 
 def _mode(device: str):
+    if not isinstance(device, str):
+        raise StorytellerError(f"device is {shown(device)}: expected 'cpu' or 'gpu'")
     if device == "cpu":
         return Mode(linker="py", optimizer="fast_compile")
     if DIALECT == "theano":
