@@ -201,12 +201,16 @@ def _identify(file: IO[bytes], name: str) -> Any:
     from PIL import Image as pil
     file.seek(0)
     head = file.read(1024)
+    file.seek(0)
     kind = _container(head)
     if kind:
         return _open_heif(file, name, kind)
     for magic, what in _NOT_READ:
         if re.match(magic, head, re.DOTALL | re.IGNORECASE):
             raise StorytellerError(f"{name}: this is {what}")
+    if head.startswith(b"\xff\xd8\xff"):
+        from PIL.JpegImagePlugin import JpegImageFile
+        return JpegImageFile(file)      # pil.open would refuse what can be read at a reduced size
     try:
         return pil.open(file, formats=FORMATS)
     except pil.UnidentifiedImageError as error:
@@ -228,7 +232,6 @@ def _container(head: bytes) -> str | None:
 
 def _open_heif(file: IO[bytes], name: str, kind: str) -> Any:
     from PIL import Image as pil
-    file.seek(0)
     if kind == "AVIF":      # newer releases of Pillow read it themselves
         pil.init()
         if "AVIF" in pil.OPEN:
@@ -260,7 +263,7 @@ def _decode(opened: Callable[[], Any], name: str, draft: bool = False) -> tuple[
             while True:
                 ImageFile.LOAD_TRUNCATED_IMAGES = False
                 picture = opened()
-                jpeg = draft and picture.format in ("JPEG", "MPO")
+                jpeg = draft and picture.format == "JPEG"
                 _check_size(picture.size, name, MAX_JPEG_PIXELS if jpeg else MAX_PIXELS)
                 factor = _reduction(picture.size)
                 if jpeg and factor > 1:
