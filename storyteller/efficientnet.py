@@ -133,7 +133,8 @@ class EfficientNetLite0(Model):
         side = min(height, width) * CROP / SHORT_SIDE
         left, top = (width - side) / 2, (height - side) / 2
         # Only the crop is computed: an image of 1 x 5000 pixels as a whole would fill the memory.
-        crop = Image.fromarray(pixels).resize((CROP, CROP), Image.BICUBIC, box=(left, top, left + side, top + side))
+        box = (left, top, left + side, top + side)
+        crop = Image.fromarray(pixels).resize((CROP, CROP), Image.Resampling.BICUBIC, box=box)
         rawim = np.asarray(crop)
         im = (rawim.astype(np.float32).transpose(2, 0, 1) - np.float32(CENTRE)) / np.float32(SPREAD)
         return rawim, np.ascontiguousarray(im[None])

@@ -22,9 +22,10 @@ from . import decoder, embedding, skipthoughts
 from . import style as styles
 from .candidates import OF_BEAM, SAMPLING_OPTIONS
 from .decoder import Passage
-from .errors import StorytellerError, check_count, check_flag, check_number, shown
+from .errors import StorytellerError, check_count, check_flag, check_floats, check_number, shown
 from .images import Image, Picture, build_convnet, compute_features, image_name, load_image, open_picture, short_name
 from .progress import progress_bar
+from .search import check_sampling
 from .stories import Caption, Story, print_story
 from .style import shift
 
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 Style = Union[None, str, "os.PathLike[str]", np.ndarray]
 
+MOST_CAPTIONS = 10 ** 6     # to think of: the mean of so many says nothing about a picture
 # Keys of z whose parts are objects, which remember the settings that they were loaded by.
 _MODELS = ("dec", "stv", "vse", "net")
 
@@ -173,15 +175,22 @@ class Models(MutableMapping):
                                         self._verbose)
 
     def _style(self, key: str) -> np.ndarray:
-        vector = styles.load(self.config.path(key)).view(_NamedStyle)
-        vector.name = _style_name(self.config.paths[key])
-        return vector
+        return _NamedStyle.of(styles.load(self.config.path(key)), _style_name(self.config.paths[key]))
 
 
 class _NamedStyle(np.ndarray):
     """A style vector that knows its name, also as a part of ``dict(z)``."""
 
     name: str | None = None
+
+    @classmethod
+    def of(cls, vector: np.ndarray, name: str | None) -> _NamedStyle:
+        named = vector.view(cls)
+        named.name = name
+        return named
+
+    def __reduce__(self) -> tuple:
+        return _NamedStyle.of, (np.asarray(self), self.name)
 
 
 PARTS = ("stv", "dec", "vse", "net", "cap", "cvec", "bneg", "bpos")
@@ -301,7 +310,7 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     image = image_loc if image is None else image
     _check_parts(z)
     prose, candidates = _told(z, "prose", prose, False), _told(z, "candidates", candidates, 0)
-    k, bw, n_best = check_count("k", k), check_count("bw", bw), check_count("n_best", n_best)
+    k, bw, n_best = check_count("k", k, 1, MOST_CAPTIONS), check_count("bw", bw), check_count("n_best", n_best)
     flags = {"lyric": lyric, "prose": prose, "strict": strict, "show": show}
     lyric, prose, strict, show = (check_flag(name, flag) for name, flag in flags.items())
     options = _writing_options(sample, candidates, maxlen, use_unk, temperature, top_k, top_p, seed)
@@ -496,7 +505,7 @@ def each_story(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: 
                lyric: bool = False, show: bool = False, on_error: str = "raise", verbose: bool = True,
                **options: Any) -> Iterator[Story]:
     """:func:`stories` one by one, as they are told: for more pictures than fit into memory, or any iterator of them."""
-    if on_error not in ("raise", "skip"):
+    if not isinstance(on_error, str) or on_error not in ("raise", "skip"):
         raise StorytellerError(f"on_error is {shown(on_error)}: expected 'raise' or 'skip'")
     if isinstance(images, (str, bytes, os.PathLike, np.ndarray, Mapping)) or not isinstance(images, Iterable):
         raise StorytellerError(f"images is {shown(images)}: expected a list of pictures; for one write [picture]")
@@ -535,7 +544,11 @@ def _check_parts(z: Any) -> None:
 def _writing_options(sample: Any, candidates: Any, maxlen: Any, use_unk: Any, temperature: Any, top_k: Any, top_p: Any,
                      seed: Any) -> dict[str, Any]:
     """The options of write_passages, checked before anything is computed."""
-    return {"sample": check_flag("sample", sample), "candidates": check_count("candidates", candidates, 0),
+    if check_flag("sample", sample):
+        check_sampling(temperature, top_k, top_p, seed)
+    else:
+        decoder.check_not_sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
+    return {"sample": bool(sample), "candidates": check_count("candidates", candidates, 0),
             "maxlen": check_count("maxlen", maxlen), "use_unk": check_flag("use_unk", use_unk),
             "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
 
@@ -553,7 +566,8 @@ def _book_style(z: Mapping[str, Any], style: Style) -> tuple[np.ndarray, str]:
     else:
         otherwise = "array"
     if isinstance(style, np.ndarray):
-        return np.asarray(style), getattr(style, "name", None) or otherwise
+        vector = check_floats("style", style, (z["stv"].dim,), "make it with the skip-thoughts model in use")
+        return vector, getattr(style, "name", None) or otherwise
     if not isinstance(style, (str, os.PathLike)):
         raise StorytellerError(f"style is {shown(style)}: expected a style's name, an .npy file or an array")
     path = os.fsdecode(style)

@@ -165,7 +165,7 @@ def _read(image: Image, name: str) -> tuple[np.ndarray, bool]:
 
 
 @contextmanager
-def _binary(image: Image, name: str) -> Iterator[IO[bytes]]:
+def _binary(image: Any, name: str) -> Iterator[IO[bytes]]:
     """The file that holds a picture, at any position, seekable."""
     if isinstance(image, (str, os.PathLike)):
         path = os.fsdecode(image)
@@ -214,7 +214,7 @@ def _identify(file: IO[bytes], name: str) -> Any:
     try:
         return pil.open(file, formats=FORMATS)
     except pil.UnidentifiedImageError as error:
-        found = files.describe(name) if os.path.isfile(name) else "empty" if not head else "of an unknown kind"
+        found = files.describe(name) if os.path.isfile(name) else "something else"
         raise StorytellerError(f"{name}: not a picture that can be read (it looks like {found}); give {EXPECTED}"
                                ) from error
 

@@ -81,8 +81,8 @@ class Story:
             small.thumbnail((_PICTURE_SIDE, _PICTURE_SIDE))
             picture = np.asarray(small)
         # A copy, so that neither a caller's array nor a large one behind it is held.
-        self.picture = None if picture is None else np.array(picture)
-        self._printed_in: int | None = None
+        self.picture = None if picture is None else np.array(picture)   # type: ignore[attr-defined]
+        self._shown_in: int | None = None    # the number of IPython's cell or line
 
     def __eq__(self, other: object) -> bool:
         """Whether all is equal but the timings."""
@@ -90,7 +90,7 @@ class Story:
             return NotImplemented
         names = [one.name for one in fields(self) if one.name != "timings"]
         return (all(getattr(self, name) == getattr(other, name) for name in names)
-                and np.array_equal(self.picture, other.picture))    # type: ignore[arg-type]
+                and np.array_equal(self.picture, other.picture))    # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
         return hash((self.image, self.style, self.passage))
@@ -139,20 +139,22 @@ class Story:
                 "warnings": list(self.warnings), "timings": dict(self.timings)}
 
     def _ipython_display_(self) -> None:
-        """Show the story, unless the same cell of a notebook or line of IPython has just printed it."""
-        count = _cell()
-        if count is not None and count == self._printed_in:
-            return
+        """Show the story, unless the same cell of a notebook or line of IPython has just done so."""
+        shell = _ipython()
+        if shell is None or shell.execution_count != self._shown_in:
+            self._display(repr(self))
+
+    def _display(self, plain: str) -> None:
         from IPython.display import display
-        display({"text/plain": repr(self), "text/html": self._repr_html_()}, raw=True)
+        display({"text/plain": plain, "text/html": self._repr_html_()}, raw=True)
 
     def _repr_html_(self) -> str:
         """The picture beside the story, self-contained."""
-        picture = ""
-        if self.picture is not None:
+        picture, pixels = "", self.picture      # type: ignore[attr-defined]
+        if pixels is not None:
             from PIL import Image
             data = io.BytesIO()
-            Image.fromarray(self.picture).save(data, "JPEG", quality=88)
+            Image.fromarray(pixels).save(data, "JPEG", quality=88)
             source = base64.b64encode(data.getvalue()).decode()
             picture = (f'<img alt="{html.escape(_utf8(self.image))}" src="data:image/jpeg;base64,{source}" '
                        'style="max-width:320px;height:auto;flex:none">')
@@ -170,7 +172,7 @@ class Story:
 
 def _utf8(name: str) -> str:
     """A name of a file with replacement characters for bytes that are not UTF-8."""
-    return name.encode("utf-8", "replace").decode("utf-8")
+    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
 
 
 def lyric_lines(passage: str) -> list[str]:
@@ -184,10 +186,9 @@ def verse_lines(passage: str) -> list[str]:
     return [piece[:1].upper() + piece[1:] for piece in pieces if piece]
 
 
-def _cell() -> int | None:
-    """The number of the notebook cell, or of IPython's line, that is being run; None elsewhere."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return getattr(shell, "execution_count", None)
+def _ipython() -> Any:
+    """The shell of IPython or of a notebook in which this runs; None elsewhere."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
 def printed(story: Story) -> str:
@@ -197,9 +198,17 @@ def printed(story: Story) -> str:
 
 
 def print_story(story: Story) -> None:
-    """Print captions and passage as the original does; control characters are replaced."""
-    story._printed_in = _cell()
-    print(printable(printed(story), sys.stdout))
+    """Print captions and passage as the original does, in a notebook beside the picture.
+
+    Control characters are replaced.  What story() has shown, the same cell does not show again as its result.
+    """
+    shell = _ipython()
+    if shell is not None:
+        story._shown_in = shell.execution_count
+    if hasattr(shell, "kernel"):
+        story._display(printed(story))
+    else:
+        print(printable(printed(story), sys.stdout))
 
 
 def html_page(stories: Iterable[Story], title: str = "Stories") -> str:
