@@ -56,7 +56,8 @@ def test_formats_that_are_read(format):
     ("b.jpg", b"<?xml version='1.0'?>\n<svg xmlns='x'></svg>", "SVG"),
     ("c.png", b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
     ("d.jpg", b"\0\0\0\x20ftypisom" + bytes(40), "film"), ("e.jpg", b"8BPS" + bytes(40), "Photoshop"),
-    ("f.jpg", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "JPEG 2000"), ("g.jpg", b"P6 2 2 255\n" + bytes(12), "JPEG, PNG")])
+    ("f.jpg", b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40), "JPEG 2000"),
+    ("g.jpg", b"P6 2 2 255\n" + bytes(12), "JPEG, PNG")])
 def test_formats_that_are_not_read(name, data, says, tmp_path, monkeypatch):
     """Each is named, with its file, and no other program is started for it."""
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("another program was started"))
