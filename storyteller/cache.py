@@ -39,7 +39,7 @@ _DIGITS = 24                # of a checksum
 _CHECKSUMS = "checksums.json"
 _OURS = re.compile(r"[a-z]+-[0-9a-z-]+\.npy(\.(part|part\.sum|lock))?$")
 
-Writer = Callable[[IO[bytes], int], None]
+Writer = Callable[[Any, int], None]
 Source = Union[str, "os.PathLike[str]", np.ndarray, Iterable[str]]
 
 
@@ -170,7 +170,7 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
     shape : tuple of int
         (rows, columns); float32.
     write : callable
-        ``write(file, start)`` writes rows ``start`` and following to the file, in order.
+        ``write(file, start)`` writes rows ``start`` and following, in order, with ``file.write(bytes)``.
     resumable : bool
         An interrupted ``write`` goes on where it stopped; else it starts again at row 0.
 
@@ -239,8 +239,9 @@ def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 def _locked(target: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
     path, part = Path(f"{target}.lock"), Path(f"{target}.part")
-    if path.is_symlink():
-        path.unlink()
+    with contextlib.suppress(FileNotFoundError):
+        if not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_nlink > 1:
+            path.unlink()   # a link: what it leads to must not be emptied
     lock, seen, since = FileLock(path), None, time.monotonic()
     while True:
         try:
@@ -334,7 +335,7 @@ class _Part:
             file.seek(0)
             self._size, self.digest = 0, _new_digest()
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(self, header)      # type: ignore[arg-type]
+            np.lib.format.write_array_header_1_0(self, header)
             self._header = self._size
         file.truncate(self._size)
         if shutil.disk_usage(folder).free < shape[0] * self._row - self._size + (64 << 20):

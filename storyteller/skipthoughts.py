@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -60,9 +60,12 @@ class SkipThoughts(Model):
     @property
     def groups(self) -> list[list[tuple[np.ndarray, GRUEncoder, bool]]]:
         """Table, encoder and whether it reads backwards, of the uni part and of the bi part."""
-        uni = [] if self._uni is None else [(self.utable, self._uni, False)]
-        bi = [(self.btable, encoder, backwards) for encoder, backwards in zip(self._bi, (False, True))]
-        return [group for group in (uni, bi) if group]
+        groups = []
+        if self.utable is not None and self._uni is not None:
+            groups.append([(self.utable, self._uni, False)])
+        if self.btable is not None and self._bi:
+            groups.append([(self.btable, self._bi[0], False), (self.btable, self._bi[1], True)])
+        return groups
 
     def __getitem__(self, key: str) -> Any:
         if key in ("utable", "btable") and getattr(self, key) is not None:
@@ -230,7 +233,7 @@ def _load_table(path: str, n_rows: int, dim: int, dictionary: str, verbose: bool
         rows = files.table_shape(path)[0]
         _check_table(path, (rows, dim), (n_rows, dim), dictionary)
 
-        def write(file: IO[bytes], start: int) -> None:
+        def write(file: BinaryIO, start: int) -> None:
             with progress_bar(n_rows, f"converting {os.path.basename(path)} (once)", "word",
                               verbose) as bar:
                 _, found = files.convert_object_table(path, file, lambda n: bar.update(n - bar.n))

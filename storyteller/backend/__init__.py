@@ -25,7 +25,7 @@ import logging
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Callable
+from typing import Any, Callable
 
 import numpy as np
 
@@ -188,7 +188,7 @@ def choose_device(cpu_mode: bool = True) -> str:
     return "cpu"
 
 
-def _mode(device: str):
+def _mode(device: str) -> Any:
     if not isinstance(device, str):
         raise StorytellerError(f"device is {shown(device)}: expected 'cpu' or 'gpu'")
     if device == "cpu":
@@ -223,7 +223,7 @@ class _Pool:
     there come to be as many as there were calls at once.
     """
 
-    def __init__(self, call: Callable):
+    def __init__(self, call: Any):
         self._first = call
         self._idle = [call]     # pop and append are atomic
 
@@ -240,7 +240,7 @@ class _Pool:
             self._idle.append(call)
 
 
-def _compiled(inputs: Sequence[Variable], outputs: Sequence[Variable], device: str, **options) -> Callable:
+def _compiled(inputs: Sequence[Variable], outputs: Sequence[Variable], device: str, **options: Any) -> Any:
     with _compiling:
         call = library.function(list(inputs), list(outputs), mode=_mode(device), on_unused_input="ignore", **options)
     if device == "cpu" or DIALECT == "theano":
