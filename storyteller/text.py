@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import functools
 import io
+import json
 import logging
 import os
 import pickle
 import re
+import unicodedata
 import zipfile
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from storyteller import files
 from storyteller.errors import StorytellerError, shown
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ __all__ = [
     "detokenize",
     "each_text",
     "load_vocabulary",
+    "normalize",
     "preprocess",
     "read_captions",
     "read_lines",
@@ -355,96 +359,133 @@ def _checked_state(state: dict[str, Any]) -> dict[str, Any]:
 
 # Files.
 
-def _read_text(path: str | os.PathLike[str], what: str) -> bytes:
-    """The bytes of a file that must exist and hold something."""
-    path = os.fspath(path)
-    try:
-        with open(path, "rb") as f:
-            data = f.read()
-    except OSError as error:
-        reason = "is a folder" if os.path.isdir(path) else (error.strerror or str(error)).lower()
-        raise StorytellerError(
-            f"{path} cannot be read ({reason}): give the path of {what}.") from error
-    if not data:
-        raise StorytellerError(f"{path} is empty: it should be {what}.")
-    return data
-
-
-def _decoded_lines(path: str | os.PathLike[str], data: bytes) -> list[str]:
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        # error.object, not data: the codec may have taken off the byte order mark.
-        line = error.object.count(b"\n", 0, error.start) + 1
-        logger.warning("%s is not valid UTF-8, first in line %d: such bytes are read as U+FFFD; "
-                       "save the file as UTF-8.", os.fspath(path), line)
-        text = data.decode("utf-8-sig", errors="replace")
-    lines = text.split("\n")  # not splitlines(), which also breaks at U+2028 and others
-    if lines[-1] == "":
-        lines.pop()
-    return lines
-
-
-def read_lines(path: str | os.PathLike[str], strip: bool = True) -> list[str]:
-    """Read a text file of one item a line.
-
-    Lines end at LF only, never at U+2028, U+0085 or a vertical tab.  A byte order mark is
-    dropped, and bytes that are not UTF-8 become U+FFFD, with one warning in the log.
+def read_lines(source: files.Source, strip: bool = True) -> list[str]:
+    """Read a text of one item a line.
 
     Parameters
     ----------
-    path : str or path-like
-        The file, UTF-8.
+    source : path or binary stream
+        See :func:`storyteller.files.open_text`; bytes that are not UTF-8 become U+FFFD, with one warning in the log.
     strip : bool, default True
-        Take white space (and the CR of a CRLF) off both ends of each line.
+        Take white space off both ends of each line.
 
     Returns
     -------
     list of str
-        One item a line, blank ones included; a newline at the end adds none.
+        One item a line, blank ones included; a line end at the end adds none.
 
     Raises
     ------
     StorytellerError
-        If there is no such file, or it is a folder, unreadable or empty.
+        If there is no such file, or it is empty or no text.
     """
-    data = _read_text(path, "a text file of one item a line")
-    lines = _decoded_lines(path, data)
-    return [line.strip() for line in lines] if strip else lines
+    lines = files.open_text(source, invalid="replace")
+    return [line.strip() if strip else line for line in lines]
 
 
-def read_captions(path: str | os.PathLike[str]) -> list[str]:
-    """Read captions, one a line.
+_JSON = re.compile(r"\s*(?:\{\s*[\"}]|\[\s*[\[{\"\]])")
+_IMAGE_NAME = re.compile(r"\S+\.(?:jpe?g|png|gif|bmp|webp|tiff?)\b", re.IGNORECASE)
+_LONG = 1 << 28         # characters: the captions of COCO are one line of 90 million
+
+
+def read_captions(source: files.Source, aligned: bool = False) -> list[str]:
+    """Read captions.
 
     Parameters
     ----------
-    path : str or path-like
-        Text file, UTF-8 (see :func:`read_lines`).
+    source : path or binary stream
+        One caption a line; the ``image.jpg#0<TAB>caption`` of Flickr (``results_20130124.token``); or the JSON of COCO
+        (``captions_train2014.json``), whose captions are split into words by :func:`tokenize_words`, as captions of
+        the other kinds are already.  For encodings and packed files see :func:`storyteller.files.open_text`; bytes
+        that are not UTF-8 become U+FFFD, with one warning in the log.
+    aligned : bool
+        Each caption belongs to a row of image features, so that a blank line between two is an error.
 
     Returns
     -------
     list of str
-        Stripped lines in order; blank ones are left out, with a warning in the log.
+        Stripped captions in order; blank ones are left out, with a warning in the log.
 
     Raises
     ------
     StorytellerError
-        If the file cannot be read, holds zero bytes (is not text) or has no captions.
+        If the file cannot be read, is something else than captions or has none.
     """
-    data = _read_text(path, "a text file of one caption a line")
-    if b"\0" in data:
-        raise StorytellerError(
-            f"{os.fspath(path)} is not a text file (it holds zero bytes): "
-            "captions are one a line in plain text, saved as UTF-8.")
-    lines = [line.strip() for line in _decoded_lines(path, data)]
+    what = "captions, one a line (or Flickr's token file, or COCO's JSON)"
+    name = str(getattr(source, "name", "the stream")) if hasattr(source, "read") else os.fsdecode(source)  # type: ignore
+    lines = [line.strip() for line in files.open_text(source, what, "replace", max_line=_LONG)]
+    while lines and not lines[-1]:
+        lines.pop()
+    first = next(filter(None, lines), "")
+    if _JSON.match(first):
+        lines = _json_captions("\n".join(lines), name, what)
+    elif any(_IMAGE_NAME.match(line) for line in lines[:3]):
+        rows = [line.partition("\t") for line in lines if line]
+        if not all(_IMAGE_NAME.match(image) and caption.strip() for image, _, caption in rows):
+            raise StorytellerError(f"{name}: holds names of image files; expected {what}, so take the column of the "
+                                   "captions out of it")
+        lines = [caption.strip() for _, _, caption in rows]
     captions = [line for line in lines if line]
     if not captions:
-        raise StorytellerError(
-            f"{os.fspath(path)} holds only blank lines: write one caption a line.")
+        raise StorytellerError(f"{name}: holds no captions; expected {what}")
     if len(captions) < len(lines):
-        logger.warning("%s: %d of %d lines are blank and left out.",
-                       os.fspath(path), len(lines) - len(captions), len(lines))
+        if aligned:
+            raise StorytellerError(f"{name}: line {lines.index('') + 1} is blank; expected a caption, as each row of "
+                                   "image features belongs to a line")
+        logger.warning("%s: %d of %d lines are blank and left out.", name, len(lines) - len(captions), len(lines))
     return captions
+
+
+def _json_captions(content: str, name: str, what: str) -> list[str]:
+    """The captions of COCO's annotations, of results in its form, of a list, or of Karpathy's splits."""
+    try:
+        data = json.loads(content, parse_int=lambda digits: 0, parse_float=lambda digits: 0)    # none is looked at
+        if isinstance(data, dict):
+            rows = data["annotations"] if "annotations" in data else [
+                sentence for image in data["images"] for sentence in image["sentences"]]
+        else:
+            rows = data
+        found = [row if isinstance(row, str) else row["caption"] if "caption" in row else row["raw"] for row in rows]
+        # Not valid Unicode: half of a pair, which JSON can hold.
+        return [" ".join(tokenize_words(caption.encode("utf-8", "replace").decode())) for caption in found]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise StorytellerError(f"{name}: is JSON, but not of captions ({type(error).__name__}); expected {what}, such "
+                               "as captions_train2014.json") from error
+
+
+# Typography.
+
+_TYPOGRAPHY = str.maketrans({
+    "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"',
+    "\u2014": " -- ", "\u2015": " -- ", "\u2026": "...", "\u00ad": None, "\u200b": None, "\u2060": None,
+    "\ufeff": None})
+_EMPHASIS = re.compile(r"(?<!\w)_([^_]+)_(?!\w)")
+
+
+def normalize(text: str) -> str:
+    """Typography as the Treebank's word rules know it, accents composed (NFC), with single blanks.
+
+    Quotes become straight, dashes `` -- ``, the ellipsis three points; soft hyphens and the
+    underscores of Gutenberg's emphasis go.  Texts that are trained on are read so; a model whose
+    options hold ``normalize`` is given every text so, too.
+
+    Examples
+    --------
+    >>> normalize("\u201cI _won\u2019t_\u2014never!\u201d")
+    '"I won\\'t -- never!"'
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFC", text).replace(" \u2013 ", " -- ").translate(_TYPOGRAPHY)
+    if "_" in text:
+        text = _EMPHASIS.sub(r"\1", text)
+    return " ".join(text.split())
+
+
+def warn_unknown(unknown: int, words: int, what: str) -> None:
+    """One warning where more than half of the words are unknown to a model."""
+    if 2 * unknown > words:
+        logger.warning("%.0f %% of the words are unknown to the %s: is this another language, or all in capitals?",
+                       100 * unknown / words, what)
 
 
 def load_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, int], int]:
@@ -471,19 +512,12 @@ def load_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, int], int]:
         If the file cannot be read, is not UTF-8 or lacks the word ``UNK``: then it is
         damaged or a partial download.
     """
-    data = _read_text(path, "dictionary.txt of the skip-thoughts model")
-    damaged = (f"{os.fspath(path)} %s: the file is damaged or a partial download; fetch "
-               f"dictionary.txt again (the published file's md5 is {DICTIONARY_MD5}).")
-    try:
-        lines = data.decode("utf-8").split("\n")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise StorytellerError(damaged % f"is not valid UTF-8 in line {line}") from error
-    if lines[-1] == "":
-        lines.pop()
+    again = f"fetch dictionary.txt again (the published file's md5 is {DICTIONARY_MD5})"
+    lines = list(files.open_text(path, "dictionary.txt of the skip-thoughts model", newline="\n", hint=again))
     words = {line.strip(): row for row, line in enumerate(lines)}
     if UNK not in words:
-        raise StorytellerError(damaged % "has no line 'UNK', which stands for unknown words")
+        raise StorytellerError(f"{os.fsdecode(path)}: has no line 'UNK', which stands for unknown words; it is "
+                               f"damaged or a partial download, so {again}")
     return words, len(lines)
 
 

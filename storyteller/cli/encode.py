@@ -11,7 +11,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = new_parser("storyteller encode", "Turn every line of a text file into a skip-thought vector.")
     made.add_argument("text", metavar="FILE", nargs="?", default="-",
-                        help="UTF-8 text, one text a line (default: standard input)")
+                        help="text file, one text a line (default: standard input)")
     made.add_argument("-o", "--output", required=True, metavar="FILE.npy",
                         help="array (lines, dim) float32")
     made.add_argument("--no-norm", action="store_true", help="do not scale the uni and bi parts to unit norm")
@@ -27,11 +27,7 @@ def run(options: argparse.Namespace) -> int:
 
     from .. import files, skipthoughts, text
     from ..generate import Models
-    if options.text == "-":
-        lines = [line.strip() for line in standard_input("text").read().decode("utf-8", "replace").split("\n")]
-        lines = lines[:-1] if lines and not lines[-1] else lines
-    else:
-        lines = text.read_lines(options.text)
+    lines = text.read_lines(standard_input("text") if options.text == "-" else options.text)
     check_folder(options.output)
     z = Models(options.config, verbose=not options.quiet)
     vectors = skipthoughts.encode(z["stv"], lines, use_norm=not options.no_norm, use_eos=options.eos,

@@ -79,10 +79,10 @@ def _show(options: argparse.Namespace, values: Mapping[str, Any], lines: Iterabl
 
 
 def _evaluate_retrieval(options: argparse.Namespace) -> int:
-    from .. import embedding, evaluation
+    from .. import embedding, evaluation, text
     from ..training import prepare
     model = embedding.load_model(options.model)
-    captions = prepare.read_captions(options.captions)
+    captions = text.read_captions(options.captions, aligned=True)
     features = prepare.read_features(options.features, captions, options.captions, shared=True)
     per_image = evaluation.captions_per_image(features, len(captions))
     sentences = embedding.encode_sentences(model, captions, not options.quiet)

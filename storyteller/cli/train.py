@@ -265,13 +265,14 @@ def _train_decoder(options: argparse.Namespace) -> int:
 
 
 def _train_embedding(options: argparse.Namespace) -> int:
+    from .. import text
     from ..training import prepare, tasks
     o, saveto = given_options(options, tasks.EMBEDDING), options.output
     pairs = _pairs_of(options)
     _check_start(saveto, options)
     data = []
     for caption_file, feature_file in pairs:
-        captions = prepare.read_captions(caption_file)
+        captions = text.read_captions(caption_file, aligned=True)
         data.append((captions, prepare.read_features(feature_file, captions, caption_file, shared=bool(data))))
     if len(data) > 1 and data[0][1].shape[1] != data[1][1].shape[1]:
         raise StorytellerError(f"{pairs[1][1]}: has rows of {data[1][1].shape[1]} numbers, and {pairs[0][1]} of "

@@ -7,23 +7,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from ..errors import StorytellerError
-from ..files import check_readable, open_file
+from ..files import open_text
 
 
 def _rows(path: str | os.PathLike, what: str) -> Iterator[tuple[int, str]]:
     """Numbered lines without their ends, of UTF-8 or else Latin-1; blank ones are left out."""
-    check_readable(path, what)
-    with open_file(path, what) as file:
-        data = file.read()
-    if b"\0" in data:
-        raise StorytellerError(f"{os.fspath(path)}: is no text file (it holds zero bytes); expected {what}")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        text = data.decode("latin-1")
     found = False
-    for number, line in enumerate(text.split("\n"), start=1):
-        line = line.rstrip("\r")
+    for number, line in enumerate(open_text(path, what, "latin-1"), start=1):
         if line.strip():
             found = True
             yield number, line

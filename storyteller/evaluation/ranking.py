@@ -184,7 +184,8 @@ def evalrank(model: Any, data: str | os.PathLike | tuple[Sequence[str], np.ndarr
     if isinstance(data, (str, os.PathLike)):
         folder = os.path.abspath(data)
         start = os.path.join(folder, f"{os.path.basename(folder)}_{split}")
-        captions, features = text.read_captions(f"{start}_caps.txt"), files.load_matrix(f"{start}_ims.npy")
+        captions = text.read_captions(f"{start}_caps.txt", aligned=True)
+        features = files.load_matrix(f"{start}_ims.npy")
     else:
         captions, features = data
     per_image = captions_per_image(features, len(captions))

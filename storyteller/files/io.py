@@ -17,8 +17,17 @@ from ..errors import StorytellerError
 
 AGAIN = "fetch or copy the file again"
 
-_IMAGES = ((b"\xff\xd8\xff", "a JPEG image"), (b"\x89PNG\r\n", "a PNG image"),
-           (b"GIF8", "a GIF image"), (b"II*\0", "a TIFF image"), (b"MM\0*", "a TIFF image"))
+_MAGIC = (
+    (b"\xff\xd8\xff", "image", "a JPEG image"), (b"\x89PNG\r\n", "image", "a PNG image"),
+    (b"GIF8", "image", "a GIF image"), (b"II*\0", "image", "a TIFF image"), (b"MM\0*", "image", "a TIFF image"),
+    (b"%!PS", "image", "a PostScript file"), (b"\x89HDF\r\n\x1a\n", "hdf5", "an HDF5 file"),
+    (b"\x1f\x8b", "gzip", "a gzip file (unpack it first)"), (b"\xfd7zXZ\0", "xz", "an xz file (unpack it first)"),
+    (b"\x28\xb5\x2f\xfd", "zstd", "a zstandard file (unpack it first)"),
+    *((b"BZh%d" % level, "bzip2", "a bzip2 file (unpack it first)") for level in range(1, 10)),
+    (b"7z\xbc\xaf\x27\x1c", "archive", "a 7-Zip archive"), (b"Rar!\x1a\x07", "archive", "a RAR archive"),
+    (b"version https://git-lfs", "lfs", "a git-LFS pointer, not the file itself (run: git lfs pull)"),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "office", "a document of an office program"),
+    (b"AT&TFORM", "pdf", "a DjVu file"), (b"SQLite format 3\0", "unknown", "a database"))
 _PICKLE_START = re.compile(rb"\(?[)\]}(]|\(?[dlt]p?\d|c[\w.]+\n\w+\n|\(?[FIL]-?[\d.]+L?\n|"
                            rb"\(?[SV]['\"\w]|[KMJGUX]")
 
@@ -31,8 +40,8 @@ def sniff(path: str | os.PathLike) -> tuple[str, str]:
     Returns
     -------
     (kind, phrase) : kind is one of missing, folder, special, unreadable, empty, npz, torch, zip,
-        npy, object npy, pickle, hdf5, html, lfs, image, gzip, text, unknown; phrase names it in
-        words that follow "this is".
+        npy, object npy, pickle, hdf5, html, lfs, image, gzip, xz, bzip2, zstd, archive, pdf, rtf, epub, office,
+        text, unknown; phrase names it in words that follow "this is".
     """
     path = os.fsdecode(path)        # a TypeError for a number, which `open` would take for an open file
     try:
@@ -51,9 +60,19 @@ def sniff(path: str | os.PathLike) -> tuple[str, str]:
         return "missing", "no such file"
     except (OSError, ValueError) as error:
         return "unreadable", f"unreadable ({getattr(error, 'strerror', None) or error})"
-    for magic, phrase in _IMAGES:
+    return identify(head, last)
+
+
+def identify(head: bytes, last: bytes = b"") -> tuple[str, str]:
+    """Say what a file is of which the first 1024 bytes are known, and for some kinds the last one.
+
+    Returns
+    -------
+    (kind, phrase) : as :func:`sniff`
+    """
+    for magic, kind, phrase in _MAGIC:
         if head.startswith(magic):
-            return "image", phrase
+            return kind, phrase
     if head.startswith(b"\x93NUMPY"):
         if re.search(rb"'descr':\s*'\|?O", head):
             return "object npy", "a .npy file of Python objects"
@@ -65,15 +84,26 @@ def sniff(path: str | os.PathLike) -> tuple[str, str]:
             return "npz", "an .npz archive"
         if first.endswith(b"data.pkl"):
             return "torch", "a PyTorch file"
+        if first == b"mimetype" and b"application/epub" in head:
+            return "epub", "an EPUB book"
+        if first.startswith((b"[Content_Types]", b"_rels/", b"docProps/", b"word/", b"xl/", b"ppt/", b"mimetype")):
+            return "office", "a document of an office program"
         return "zip", "a zip archive"
-    if head.startswith(b"\x89HDF\r\n\x1a\n"):
-        return "hdf5", "an HDF5 file"
-    if head.startswith(b"\x1f\x8b"):
-        return "gzip", "a gzip file (unpack it first)"
-    if head.startswith(b"version https://git-lfs"):
-        return "lfs", "a git-LFS pointer, not the file itself (run: git lfs pull)"
-    if re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype html|html|head|\?xml)", head, re.I):
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "image", "a WebP image"
+    if head[4:8] == b"ftyp":
+        return "image", "a HEIC or AVIF image, or a video"
+    if head[257:262] == b"ustar":
+        return "archive", "a tar archive"
+    if head[60:68] == b"BOOKMOBI":
+        return "epub", "a Kindle book"
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*<(?:!doctype|html|head|body|script|meta|title|\?xml)\b|"
+                rb"(?:\xef\xbb\xbf)?\s*<(?:!--|svg\b)", head, re.I):
         return "html", "a web page (a failed download)"
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:%PDF-)", head):
+        return "pdf", "a PDF file"
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*\{\\rtf", head):
+        return "rtf", "an RTF file"
     if head[:1] == b"\x80" and len(head) > 1 and head[1] <= 5:
         return "pickle", "a pickle"
     if last == b"." and _PICKLE_START.match(head):

@@ -8,13 +8,9 @@ the next where a line looks like a heading.  In streams of sentences it is an em
 """
 from __future__ import annotations
 
-import bz2
-import gzip
 import itertools
-import lzma
 import os
 import re
-import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -22,18 +18,17 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..errors import StorytellerError
-from ..files import AGAIN, check_readable, save_npy_header, write_atomically, wrong_kind
+from ..files import TEXT, TEXT_SUFFIXES, check_readable, save_npy_header, write_atomically, wrong_kind
+from ..files import open_text as _open_text
 from ..progress import progress_bar
-from ..text import split_sentences, tokenize_words, word_indices
+from ..text import each_text, normalize, split_sentences, tokenize_words, word_indices
 
 __all__ = ["EncodedCorpus", "books", "is_heading", "normalize", "open_text", "paragraphs", "passages",
            "sentence_stream"]
 
-SUFFIXES = (".txt", ".txt.gz", ".txt.xz", ".txt.bz2")
 LAYOUTS = ("auto", "lines", "blank")
-_TEXT = "a text file (plain or packed as .gz, .xz or .bz2) in UTF-8"
-_MAX_LINE = 1 << 26     # bytes: a whole novel on one line passes, a binary file does not fill memory
 _MAX_WORD = 1000        # characters: no language has longer words, files that are no text do
+_LONG_WORD = re.compile(rf"\S{{{_MAX_WORD + 1}}}")
 _SAMPLE = 2000          # lines that are looked at to tell the layout
 _WRAP = 100             # characters of a line that was wrapped by hand
 
@@ -46,8 +41,8 @@ def books(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
     Parameters
     ----------
     paths : path or iterable of paths
-        Files, and folders that hold files ending in .txt, .txt.gz, .txt.xz or .txt.bz2, at any
-        depth.
+        Files, and folders that hold files ending in .txt, .txt.gz, .txt.xz, .txt.bz2 or .txt.zst,
+        at any depth.
 
     Returns
     -------
@@ -64,95 +59,52 @@ def books(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
         name = os.fspath(path)
         if os.path.isdir(name):
             texts = [os.path.join(folder, file) for folder, _, files in os.walk(name) for file in files
-                     if file.lower().endswith(SUFFIXES) and not file.startswith(".")]
+                     if file.lower().endswith(TEXT_SUFFIXES) and not file.startswith(".")]
             if not texts:
                 raise StorytellerError(f"{name}: this folder holds no texts; expected files ending in "
-                                       f"{', '.join(SUFFIXES)}, one a book")
+                                       f"{', '.join(TEXT_SUFFIXES)}, one a book")
             found.update(dict.fromkeys(sorted(texts)))
         else:
-            check_readable(name, _TEXT)
+            check_readable(name, TEXT)
             found[name] = None
     if not found:
-        raise StorytellerError(f"paths is empty: expected {_TEXT}, or a folder of such files")
+        raise StorytellerError(f"paths is empty: expected {TEXT}, or a folder of such files")
     return list(found)
 
 
 def open_text(path: str | os.PathLike) -> Iterator[str]:
-    """The lines of a text file, read as they are asked for.
+    """The lines of a text that is trained on, read as they are asked for.
 
     Parameters
     ----------
     path : path
-        UTF-8, plain or packed with gzip, xz or bzip2 (told by its first bytes, not its name).
-        A byte order mark is dropped.
+        See :func:`storyteller.files.open_text`.
 
     Yields
     ------
     str
-        A line without its end (LF or CRLF), blank ones included.
+        A line without its end, blank ones included.
 
     Raises
     ------
     StorytellerError
-        Before the first line, if the file is missing, a folder or something else than text; at
-        the line that is not UTF-8, holds zero bytes or a word longer than a page; at the end, if
-        the file is cut off or holds nothing but blank lines.
+        As :func:`storyteller.files.open_text`; at a line with a word longer than a page; at the end, if the file
+        holds nothing but blank lines.
     """
-    name = os.fspath(path)
-    kind = check_readable(name, _TEXT)
-    # A text can look like an old pickle, and one in another encoding like nothing known.
-    if kind not in ("text", "gzip", "pickle", "unknown"):
-        raise wrong_kind(name, _TEXT)
-    return _lines(name)
+    return _checked(_open_text(path), os.fsdecode(path))
 
 
-def _lines(path: str) -> Iterator[str]:
+def _checked(lines: Iterator[str], path: str) -> Iterator[str]:
     blank = True
-    try:
-        with open(path, "rb") as plain:
-            head = plain.read(6)
-            plain.seek(0)
-            file: Any = plain
-            for magic, module in ((b"\x1f\x8b", gzip), (b"\xfd7zXZ\0", lzma), (b"BZh", bz2)):
-                if head.startswith(magic):
-                    file = module.open(plain, "rb")
-            for number in itertools.count(1):
-                raw = file.readline(_MAX_LINE)
-                if not raw:
-                    break
-                line = _decoded(raw, number, path)
-                blank = blank and not line.strip()
-                yield line
-    except (OSError, EOFError, lzma.LZMAError, zlib.error) as error:
-        raise StorytellerError(f"{path}: is damaged or cut off ({getattr(error, 'strerror', None) or error}); "
-                               f"expected {_TEXT}, so {AGAIN}") from error
-    if blank:
-        raise StorytellerError(f"{path}: is empty or blank; expected {_TEXT}")
-
-
-def _decoded(raw: bytes, number: int, path: str) -> str:
-    if number == 1:
-        if raw.startswith((b"\xff\xfe", b"\xfe\xff")):
-            raise StorytellerError(f"{path}: is UTF-16; expected {_TEXT}, so save it as UTF-8 "
-                                   "(iconv -f UTF-16 -t UTF-8)")
-        if raw.startswith(b"\xef\xbb\xbf"):
-            raw = raw[3:]
-    if b"\0" in raw or (len(raw) >= _MAX_LINE and not raw.endswith(b"\n")):
-        raise StorytellerError(f"{path}: line {number} holds {'zero bytes' if 0 in raw else 'no line end'}; "
-                               f"expected {_TEXT}, so check whether files were swapped")
-    try:
-        line = raw.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise StorytellerError(
-            f"{path}: line {number} is not UTF-8 (byte {error.object[error.start]:#04x}); expected {_TEXT}, so "
-            "save it as UTF-8 (for instance iconv -f WINDOWS-1252 -t UTF-8)") from None
-    if len(line) > _MAX_WORD:
-        longest = max(map(len, line.split()), default=0)
-        if longest > _MAX_WORD:
-            raise StorytellerError(f"{path}: line {number} holds a word of {longest} characters; expected "
+    for number, line in enumerate(lines, start=1):
+        if len(line) > _MAX_WORD and _LONG_WORD.search(line):
+            raise StorytellerError(f"{path}: line {number} holds a word of more than {_MAX_WORD} characters; expected "
                                    "running text with blanks between words, so take that line out or check "
                                    "whether files were swapped")
-    return line.rstrip("\r\n")
+        blank = blank and not line.strip()
+        yield line
+    if blank:
+        raise StorytellerError(f"{path}: is empty or blank; expected {TEXT}")
 
 
 # Paragraphs.
@@ -191,31 +143,6 @@ def is_heading(paragraph: str) -> bool:
             len(line.split()) <= 3 or line[-1] not in ".?!\"';," or re.match(r"\S+\s+\S+[.:]\s", line) is not None)
     return line.isupper() and line[-1] not in ".?!,;\"'" and line[0] not in "\"'" and len(
         [c for c in line if c.isalpha()]) > 3
-
-
-_TYPOGRAPHY = str.maketrans({
-    "\u2018": "'", "\u2019": "'", "\u201a": "'", "\u201b": "'", "\u201c": '"', "\u201d": '"', "\u201e": '"',
-    "\u2014": " -- ", "\u2015": " -- ", "\u2026": "...", "\u00ad": None, "\u200b": None, "\u2060": None,
-    "\ufeff": None})
-_EMPHASIS = re.compile(r"(?<!\w)_([^_]+)_(?!\w)")
-
-
-def normalize(text: str) -> str:
-    """Typography as the Treebank's word rules know it, with single blanks.
-
-    Quotes become straight, dashes `` -- ``, the ellipsis three points; soft hyphens and the
-    underscores of Gutenberg's emphasis go.
-
-    Examples
-    --------
-    >>> normalize("\u201cI _won\u2019t_\u2014never!\u201d")
-    '"I won\\'t -- never!"'
-    """
-    if not text.isascii():
-        text = text.replace(" \u2013 ", " -- ").translate(_TYPOGRAPHY)
-    if "_" in text:
-        text = _EMPHASIS.sub(r"\1", text)
-    return " ".join(text.split())
 
 
 _GUTENBERG = re.compile(r"\s*\*\*\*\s*(START|END) OF (?:THE|THIS) PROJECT GUTENBERG", re.I)
@@ -525,8 +452,7 @@ class EncodedCorpus(Sequence[np.ndarray]):
         StorytellerError
             If the texts hold no words, or the files cannot be written.
         """
-        if isinstance(texts, (str, bytes)):
-            raise StorytellerError("texts is one string: expected tokenised texts; write [text]")
+        texts = each_text(texts, "texts")
         token_file, offset_file = _corpus_files(path)
         with write_atomically(offset_file, sync=True) as offsets:
             with write_atomically(token_file, sync=True) as tokens, \

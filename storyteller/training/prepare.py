@@ -22,7 +22,7 @@ from .. import config as configs
 from ..errors import StorytellerError
 from ..progress import progress_bar
 from . import vocabulary
-from .corpus import EncodedCorpus, open_text
+from .corpus import EncodedCorpus
 from .vocabulary import END, UNKNOWN
 
 _log = logging.getLogger(__name__)
@@ -307,18 +307,6 @@ def load_encoder(folder: str | None = None, settings: configs.ConfigLike = None,
     files = [os.path.join(models, name) for name in skipthoughts.ENCODERS]
     files += [os.path.join(tables, name) for name in ("dictionary.txt", "utable.npy", "btable.npy")]
     return model, cache.fingerprint(*files)
-
-
-def read_captions(path: str) -> list[str]:
-    """Captions of pairs, one a line; blank lines are refused, since rows of features belong to lines."""
-    captions = [line.strip() for line in open_text(path)]
-    while captions and not captions[-1]:
-        captions.pop()
-    for number, caption in enumerate(captions, start=1):
-        if not caption:
-            raise StorytellerError(f"{path}: line {number} is blank; expected a caption, as each row of image "
-                                   "features belongs to a line")
-    return captions
 
 
 def read_features(path: str, captions: Sequence[str], caption_file: str, shared: bool = False) -> np.ndarray:
