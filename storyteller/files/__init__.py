@@ -7,8 +7,8 @@ a temporary name and move the finished file into place.
 
 ``io`` opens, recognises and replaces files; ``unpickle`` is the reader of pickles under ``pickles``
 (options, dictionaries), ``tables`` (word vectors), ``lasagne`` and ``torch``; ``arrays`` reads .npz and
-.npy; ``text`` reads plain text; ``vgg19`` puts the convnet's weights of ``lasagne``, ``caffe``, ``torch`` and ``keras`` into one
-layout.
+.npy; ``vgg19`` puts the convnet's weights of ``lasagne``, ``caffe``, ``torch`` and ``keras`` into one
+layout.  ``text`` reads plain text.
 """
 from .arrays import array_names, is_archive, load_arrays, load_matrix, load_vector, save_arrays, save_npy_header
 from .io import AGAIN, check_readable, describe, identify, open_file, remove_parts, sniff, write_atomically, wrong_kind
