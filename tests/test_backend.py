@@ -1,6 +1,11 @@
 """Devices of both engines, and GPU code paths through JAX on the CPU where JAX is installed."""
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -20,7 +25,6 @@ def test_gpu_is_refused_clearly_where_there_is_none(caplog, monkeypatch):
 def test_gpu_without_jax(caplog, monkeypatch):
     if backend.DIALECT == "theano":
         pytest.skip("Theano does not use JAX")
-    import sys
     monkeypatch.setitem(sys.modules, "jax", None)
     assert backend.choose_device(False) == "cpu"
     assert "storyteller[gpu]" in caplog.text
@@ -87,3 +91,58 @@ def test_features_through_jax(jax, vgg_weights):
     golden = np.load(GOLDENS / "vgg" / "features.npz")["fc7_01_landscape"]
     net = vgg.ConvNet(vgg_weights, {"scale": np.ones(3), "shift": np.zeros(3)}, device="jax")
     np.testing.assert_allclose(vgg.compute_features(net, im)[0], golden, atol=1e-4 * golden.max())
+
+
+RC = {"rc1": "[global]\ndevice = gpu\nfloatX = float32\n[nvcc]\nfastmath = True\n[lib]\ncnmem = 0.9\n",
+      "rc2": "[global]\nfloatX = float32\ndevice = cpu  # no GPU here\n", "rc3": "device = cpu\n", "rc4": "\0\xff[",
+      "rc5": "[global]\ncompute_test_value = raise\nmode = DebugMode\n"}
+PROGRAM = """
+import os
+before = dict(os.environ)
+import numpy as np
+from storyteller import StorytellerError, backend
+x = backend.matrix("x")
+print(backend.function([x], [backend.sigmoid(x)])(np.zeros((1, 1), "f"))[0][0, 0], before == dict(os.environ))
+try:
+    if backend.DIALECT == "theano":     # whose GPU they name
+        backend.choose_device(False)
+except StorytellerError as error:
+    print("refused:", error)
+"""
+
+
+@pytest.mark.parametrize("flags, rc", [("device=gpu,floatX=float32", ""), ("device=cuda0,lib.cnmem=1", ""),
+                                       ("x,foo=bar,=", ""),
+                                       ("compute_test_value=raise,mode=DebugMode,cxx=/nowhere", ""),
+                                       *(("", name) for name in RC)])
+def test_the_engines_own_settings(flags, rc, tmp_path):
+    """Those of 2015, malformed ones and any others: the CPU is used, and nobody is told about the engine."""
+    (tmp_path / "rc").write_text(RC.get(rc, ""))
+    own = {"THEANO_FLAGS": flags, "PYTENSOR_FLAGS": flags}
+    if rc:
+        own.update(THEANORC=str(tmp_path / "rc"), PYTENSORRC=str(tmp_path / "rc"))
+    done = subprocess.run([sys.executable, "-c", PROGRAM], env={**os.environ, **own}, text=True, capture_output=True,
+                          cwd=Path(__file__).parent.parent, timeout=120)
+    out = done.stdout.splitlines()
+    assert out[:1] == ["0.5 True"], done.stderr
+    assert all("FLAG_CPU_MODE is False" in line for line in done.stderr.splitlines())
+    if backend.DIALECT == "theano":     # asked for a GPU, it names the file or variable
+        wrong = "THEANO_FLAGS" if "gpu" in flags else str(tmp_path / "rc") if rc in ("rc1", "rc3", "rc4") else ""
+        assert ("refused:" in done.stdout) == bool(wrong) and wrong in done.stdout
+
+
+def test_an_engine_that_cannot_be_started(tmp_path):
+    for name in ("pytensor", "theano"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ValueError('broken\\ninstall')")
+    program = """
+from storyteller import StorytellerError
+try:
+    import storyteller.backend
+except StorytellerError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{Path(__file__).parent.parent}"},
+                          timeout=60)
+    assert "cannot be started" in done.stdout and not done.stderr

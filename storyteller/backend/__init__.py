@@ -57,11 +57,11 @@ from .engine import (
     softmax,
     sqrt,
     square,
+    start_gpu,
     switch,
     tanh,
     tensor3,
     tensor4,
-    theano_on_gpu,
     total,
     trainable,
     vector,
@@ -170,10 +170,9 @@ def choose_device(cpu_mode: bool = True) -> str:
     if cpu_mode:
         return "cpu"
     if DIALECT == "theano":
-        if theano_on_gpu():
+        reason = start_gpu()
+        if not reason:
             return "gpu"
-        reason = ("Theano was started without a GPU: set THEANO_FLAGS=device=cuda,floatX=float32 "
-                  "before Python starts (libgpuarray is needed)")
     else:
         try:
             import jax

@@ -1,8 +1,11 @@
 """The engine, PyTensor or Theano, and its names that both have."""
 from __future__ import annotations
 
+import configparser
+import importlib.util
 import logging
 import os
+import sys
 import warnings
 from typing import Any
 
@@ -10,56 +13,130 @@ import numpy as np
 
 from ..errors import StorytellerError
 
+_INSTALL = ("install one with `pip install pytensor` (Python 3.11 and newer) or `pip install 'numpy<1.24' "
+            "Theano==1.0.5 Lasagne==0.1` (3.9, 3.10)")
+_KEPT = ("base_compiledir", "compiledir")       # of the user's flags: where files may be written
 
-def _import_engine():
-    """Import PyTensor, or Theano where that is what is installed."""
-    def with_flags(variable: str, defaults: dict[str, str]):
-        # Flags are read once, at import.  Whatever the user set stays in force.
-        given = os.environ.get(variable)
-        named = {part.partition("=")[0].strip() for part in (given or "").split(",")}
-        extra = [f"{key}={value}" for key, value in defaults.items() if key not in named]
-        os.environ[variable] = ",".join(([given] if given else []) + extra)
-        return given
 
-    def restore(variable: str, given: str | None):
-        if given is None:
-            del os.environ[variable]
-        else:
-            os.environ[variable] = given
+def _import_engine() -> tuple[str, Any]:
+    """Import PyTensor, or Theano where that is what is installed.
 
+    A program that has imported the engine before keeps its own settings.  Else it is started with ours alone:
+    what THEANO_FLAGS, .theanorc and the like say of a GPU is heard by :func:`start_gpu`; what else they say (checks
+    of test values, settings of versions long gone, mistakes) has nothing to do with a story.
+    """
+    # An empty cxx keeps the import from looking for a compiler that is not needed.
+    flags = {"pytensor": {"cxx": ""},
+             # Without blas.ldflags Theano fails on NumPy's build information.
+             "theano": {"blas.ldflags": "", "device": "cpu",
+                        **({} if _wants_gpu() and importlib.util.find_spec("pygpu") else {"cxx": ""})}}
+    missing: list[str] = []
+    for name, ours in flags.items():
+        try:
+            return name, _with_flags(name, ours)
+        except ModuleNotFoundError as error:
+            missing.append(str(error))
+        except Exception as error:
+            raise StorytellerError(f"{name} is installed but cannot be started ({_first_line(error)}): install it "
+                                   f"again, or {_INSTALL}") from error
+    raise StorytellerError(f"neither PyTensor nor Theano can be imported ({'; '.join(missing)}): {_INSTALL}")
+
+
+def _imported(name: str) -> Any:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module(f"{name}.tensor")
+        if name == "theano":
+            importlib.import_module("theano.tensor.signal.pool")
+        return sys.modules[name]
+
+
+def _with_flags(name: str, flags: dict[str, str]) -> Any:
+    """Import an engine with these flags and without its settings files; both are read once, at import."""
+    if name in sys.modules:
+        return _imported(name)
+    upper = name.upper()
+    given = {variable: os.environ.get(variable) for variable in (f"{upper}_FLAGS", f"{upper}RC")}
+    kept = [part for part in (given[f"{upper}_FLAGS"] or "").split(",") if part.partition("=")[0].strip() in _KEPT]
+    os.environ[f"{upper}_FLAGS"] = ",".join([*kept, *(f"{key}={value}" for key, value in flags.items())])
+    os.environ[f"{upper}RC"] = os.devnull
+    loggers = [logging.getLogger(of) for of in (name, f"{name}.configdefaults", f"{name}.tensor.blas")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)   # on compilers and BLAS that are left out on purpose
     try:
-        # An empty cxx keeps the import from looking for a compiler that is not needed.
-        given = with_flags("PYTENSOR_FLAGS", {"cxx": ""})
+        return _imported(name)
+    finally:
+        for logger, level in zip(loggers, levels):
+            logger.setLevel(level)
+        for variable, value in given.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error).strip() else ''}"
+
+
+def _gpu_setting() -> tuple[str, str]:
+    """The device that THEANO_FLAGS or .theanorc names, and where; ('', '') for none.
+
+    Raises
+    ------
+    StorytellerError
+        If .theanorc cannot be read.
+    """
+    for part in os.environ.get("THEANO_FLAGS", "").split(","):
+        key, _, value = part.partition("=")
+        if key.strip() == "device":
+            return value.strip(), "THEANO_FLAGS"
+    for path in reversed(os.environ.get("THEANORC", "~/.theanorc").split(os.pathsep)):
+        path = os.path.expanduser(path)
+        parser = configparser.RawConfigParser(inline_comment_prefixes=("#", ";"), strict=False)
         try:
-            import pytensor
-        finally:
-            restore("PYTENSOR_FLAGS", given)
-        return "pytensor", pytensor
-    except ImportError as pytensor_error:
-        defaults = {"blas.ldflags": ""}  # unset, Theano fails on numpy's build information
-        if "device=" not in os.environ.get("THEANO_FLAGS", ""):
-            defaults["cxx"] = ""
-        given = with_flags("THEANO_FLAGS", defaults)
-        level = logging.getLogger("theano").level
-        logging.getLogger("theano").setLevel(logging.ERROR)  # "no C++ compiler": intended
-        # Importing Theano sets that level back before it remarks on the empty blas.ldflags.
-        logging.getLogger("theano.tensor.blas").setLevel(logging.ERROR)
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                import theano
-                import theano.tensor  # noqa: F401
-                import theano.tensor.signal.pool  # noqa: F401
-        except ImportError:
-            raise StorytellerError(
-                "neither PyTensor nor Theano can be imported "
-                f"({pytensor_error}): install one with `pip install pytensor` (Python 3.11 "
-                "and newer) or `pip install 'numpy<1.24' Theano==1.0.5 Lasagne==0.1` (3.9, 3.10)"
-            ) from pytensor_error
-        finally:
-            logging.getLogger("theano").setLevel(level)
-            restore("THEANO_FLAGS", given)
-        return "theano", theano
+            parser.read(path, encoding="utf-8")
+        except (configparser.Error, OSError, ValueError) as error:
+            raise StorytellerError(f"{path}: Theano's settings cannot be read ({_first_line(error)}); correct or "
+                                   "remove it") from error
+        device = parser.get("global", "device", fallback="")
+        if device:
+            return device.strip(), f"{path}, [global] device"
+    return "", ""
+
+
+def _wants_gpu() -> bool:
+    try:
+        return _gpu_setting()[0].startswith(("cuda", "opencl"))
+    except StorytellerError:    # told by start_gpu, if anybody asks for a GPU
+        return False
+
+
+def start_gpu() -> str:
+    """Start Theano's GPU where FLAG_CPU_MODE is False; '' or why it cannot be started.
+
+    Raises
+    ------
+    StorytellerError
+        If .theanorc cannot be read, or it or THEANO_FLAGS names something else than a device.
+    """
+    if theano_on_gpu():
+        return ""
+    device, where = _gpu_setting()
+    if device in ("", "cpu"):
+        return "set THEANO_FLAGS=device=cuda for Theano (libgpuarray and pygpu are needed)"
+    if not device.startswith(("cuda", "opencl")):
+        raise StorytellerError(f"{where}: device is {device[:40]!r}, which Theano 1.0 does not know: write cuda or "
+                               "cuda0 (gpu was the name until 2017), or set FLAG_CPU_MODE = True")
+    if not importlib.util.find_spec("pygpu"):
+        return f"{where} names {device}, but pygpu is not installed"
+    try:
+        import theano.gpuarray
+        theano.gpuarray.use(device, force=True)
+    except Exception as error:
+        return f"{where} names {device}, which cannot be started ({_first_line(error)})"
+    return ""
 
 
 DIALECT, library = _import_engine()
@@ -213,7 +290,7 @@ def tensor_of(ndim: int) -> Variable:
 
 def theano_on_gpu() -> bool:
     """Whether Theano was started on a GPU, where its own operations are the fast ones."""
-    return DIALECT == "theano" and library.config.device.startswith(("cuda", "gpu", "opencl"))
+    return bool(getattr(sys.modules.get("theano.gpuarray"), "pygpu_activated", False))
 
 
 def import_lasagne():
