@@ -90,6 +90,8 @@ class _TableUnpickler(SafeUnpickler):
     progress : called with the number of rows done.
     """
 
+    allowed = (1 << 24, 0, 1 << 24)     # for each row anew
+
     def __init__(self, file: BinaryIO, path: Any, rows: int, out: BinaryIO, progress: Callable[[int], Any] | None):
         super().__init__(file, path)
         self.expected, self.out, self.progress = rows, out, progress

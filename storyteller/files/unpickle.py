@@ -32,7 +32,7 @@ MAX_KEY = (1 << 61) - 1     # larger integers can be chosen to collide in a dict
 
 # Memory, in bytes: a constant and a multiple of the file's size, never more than the last.  Data come on
 # top, but they stand in the file as they do in memory.
-_ALLOWED, _ALLOWED_PER_BYTE, _ALLOWED_AT_MOST = 1 << 28, 16, 1 << 30
+_ALLOWED = (1 << 28, 16, 3 << 28)
 _STEP, _CONTAINER, _MEMO, _KEY = 32, 220, 80, 100       # an opcode's, an empty set's, a memo entry's, a dict item's
 
 
@@ -66,7 +66,8 @@ def _key(value: Any) -> Any:
     """Dict keys and set members: only what hashes quickly, whoever chose it."""
     if type(value) in (str, bytes, bool, type(None)) or (type(value) is int and -MAX_KEY < value < MAX_KEY):
         return value
-    raise Refused(f"uses a {type(value).__name__} that is too large or of no use as a dict key")
+    raise Refused("uses an integer of more than 60 bits as a key" if type(value) is int else
+                  f"has a key of type {type(value).__name__}")
 
 
 def _make_dtype(code: Any, *_: Any) -> np.dtype:
@@ -217,6 +218,8 @@ class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
     strict : whether text that is not UTF-8 is an error; if not it stays bytes.
     """
 
+    allowed = _ALLOWED
+
     def __init__(self, file: BinaryIO, path: Any, *, names: dict[str, Callable[..., Any]] | None = None,
                  persistent: Callable[[Any], Any] | None = None, strict: bool = True):
         self.file, self.path, self.persistent, self.strict = file, os.fsdecode(path), persistent, strict
@@ -224,7 +227,7 @@ class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
         start = file.tell()
         self.size = file.seek(0, os.SEEK_END)
         file.seek(start)
-        self.left = self.converted = self.kept = 0
+        self.left = self.unpacked = self.converted = self.kept = 0
         self.source = _Source(self)
         super().__init__(self.source)
         self.dispatch = {code: _opcode(code, getattr(type(self), name)) for code, name in _METHODS.items()}
@@ -271,7 +274,9 @@ class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
     def run(self) -> Any:
         """Read one pickle as `load` does, without looking at the result and without translating errors."""
         self.memo: dict[int, Any] = {}
-        self.left = min(_ALLOWED + _ALLOWED_PER_BYTE * self.size, _ALLOWED_AT_MOST)
+        constant, per_byte, most = self.allowed
+        self.left = min(constant + per_byte * self.size, most)
+        self.unpacked = 0                   # bytes that calls were given
         self.converted = self.kept = 0      # lines that end in CR LF, and others
         self.read, self.readline = self.source.read, self.source.readline
         self.stack: list[Any] = []
@@ -297,6 +302,18 @@ class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
         if self.left < 0:
             raise Refused("holds more items than a file of its size has a use for")
 
+    def pay_for(self, args: Iterable) -> None:
+        """Take what a call may make of its arguments, which a file can name again and again."""
+        cost = _CONTAINER
+        for part in args:
+            if type(part) in (list, tuple):
+                cost += _KEY * len(part)
+            elif type(part) in (str, bytes):
+                self.unpacked += len(part)
+        self.pay(cost)
+        if self.unpacked > 3 * self.size + (1 << 26):
+            raise Refused("uses its data again and again, as no model file does")
+
     # ---- what may be named and called
 
     def find_class(self, module: str, name: str) -> Name:
@@ -317,7 +334,7 @@ class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
     def _instantiate(self, name: Any, args: Any) -> None:
         if type(name) is not Name or type(args) not in (list, tuple):
             raise Refused("is a damaged pickle (a call of what cannot be called)")
-        self.pay(_CONTAINER)
+        self.pay_for(args)
         self.append(name.call(*args))
 
     def load_reduce(self) -> None:
@@ -332,6 +349,8 @@ class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
     def load_build(self) -> None:
         state = self.stack.pop()
         target = self.stack[-1]
+        if type(state) is tuple:
+            self.pay_for(state)
         if isinstance(target, np.ndarray):
             _build_array(target, state)
         elif isinstance(target, np.dtype):
