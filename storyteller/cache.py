@@ -27,6 +27,7 @@ import numpy as np
 
 from . import files
 from .errors import StorytellerError
+from .progress import inform
 
 _log = logging.getLogger(__name__)
 
@@ -249,7 +250,7 @@ def _locked(target: Path) -> Iterator[None]:
             break
         except Timeout:
             if seen is None:
-                _log.info("waiting for another process that makes %s", target)
+                inform(_log, "waiting for another process that makes %s", target)
             try:
                 now = _state(part)
             except OSError:

@@ -73,15 +73,18 @@ def check(config: _config.ConfigLike = None, verbose: bool = True) -> list[Findi
 
 def _look(file: _config.NeededFile, known: dict[str, Any]) -> Finding:
     if file.path is None:
-        return Finding(file, MISSING, f"{file.what}: not set; set paths[{file.key!r}] in config.py")
+        return Finding(file, MISSING, f"{file.what}: not set; {file.advice}")
     if not file.found:
-        return Finding(file, MISSING, f"{file.what}: get it from {file.source}")
+        there = " (what is there is no file)" if os.path.lexists(file.path) else ""
+        return Finding(file, MISSING, f"{file.what}{there}: {file.advice}")
     try:
         said = _CHECKS[file.key](file.path, known)
     except _Wrong as error:
         return Finding(file, SHAPE, str(error))
     except StorytellerError as error:
         return Finding(file, DAMAGED, f"{error}")
+    except (OSError, MemoryError) as error:
+        return Finding(file, DAMAGED, f"{file.path}: cannot be read ({error or 'not enough memory'})")
     return Finding(file, FOUND, said)
 
 

@@ -75,6 +75,14 @@ class NeededFile:
     source: str
 
     @property
+    def advice(self) -> str:
+        """What to do where it is missing."""
+        if self.path is None:
+            return f"set paths[{self.key!r}] in config.py"
+        return ("install storyteller again: pip install --force-reinstall storyteller" if self.source == _PACKAGE
+                else f"get it from {self.source}")
+
+    @property
     def found(self) -> bool:
         return self.path is not None and os.path.isfile(self.path)
 

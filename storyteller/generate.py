@@ -24,7 +24,7 @@ from .candidates import OF_BEAM, SAMPLING_OPTIONS
 from .decoder import Passage
 from .errors import StorytellerError, check_count, check_flag, check_floats, check_number, shown
 from .images import Image, Picture, build_convnet, compute_features, image_name, load_image, open_picture, short_name
-from .progress import progress_bar
+from .progress import inform, progress_bar
 from .search import check_sampling
 from .stories import Caption, Story, print_story
 from .style import shift
@@ -83,7 +83,7 @@ class Models(MutableMapping):
                 if key not in self._parts:
                     what, load = self._loaders[key]
                     if self._verbose:
-                        _log.info("Loading %s...", what)
+                        inform(_log, "Loading %s...", what)
                     part = load()
                     if key in _MODELS:
                         part.settings = self.config

@@ -236,6 +236,33 @@ paths = dict(skmodels='models', sktables='models', decmodel='decoder.npz', dicti
     assert set(status.values()) == {"found"}
 
 
+def test_check_of_odd_files(tmp_path, capsys, monkeypatch):
+    """Whatever stands under a name is told in a sentence; what the package lacks says to install it again."""
+    from storyteller import check, compact
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "empty").touch()
+    paths = dict(captions=str(tmp_path / "pipe"), vgg=str(tmp_path / "folder"), posbias=str(tmp_path / "empty"),
+                 negbias="\udcff\ud800", vsemodel=str(tmp_path / "none\x1b[31m"), skmodels=str(tmp_path))
+    (tmp_path / "s.py").write_text(f"paths = {paths!r}\n", encoding="utf-8")
+    monkeypatch.setattr(check, "_published", lambda *arguments: os.open(tmp_path / "none", os.O_RDONLY))
+    assert cli.main(["check", "--config", str(tmp_path / "s.py")]) == 1
+    assert "\x1b" not in capsys.readouterr().out
+    monkeypatch.setattr(compact, "FOLDER", str(tmp_path / "folder"))
+    assert cli.main(["check", "--config", str(tmp_path / "s.py"), "--json"]) == 1
+    found = {f["key"]: f for f in json.loads(capsys.readouterr().out)}
+    assert "install storyteller again" in found["decmodel"]["message"]
+    assert "install storyteller again" not in found["vsemodel"]["message"]
+
+
+def test_messages_without_logging_configured():
+    """A plain script and a notebook show what is loaded; one that configures logging decides itself."""
+    code = "from storyteller import generate, compact; z = generate.Models({}); z['bpos']"
+    assert "Loading" in python("-c", code).stderr
+    assert not python("-c", code.replace("({})", "({}, verbose=False)")).stderr
+    assert not python("-c", "import logging; logging.basicConfig(); " + code).stderr
+
+
 def test_check_knows_the_published_checksums(tmp_path):
     """A file of the published dimensions with another sum is reported as damaged."""
     from storyteller import check

@@ -25,6 +25,7 @@ other commands (storyteller COMMAND --help):
   vocab        number the words of texts
   train        train skip-thoughts, a decoder or a joint embedding (docs/training.md)
   evaluate     measure a model
+  cache        list or clear what was computed once and kept
 
 settings: --config FILE, else the file named by STORYTELLER_CONFIG, else ./config.py
 
