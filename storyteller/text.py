@@ -10,16 +10,13 @@ text in which a sentence can end before the text does.
 from __future__ import annotations
 
 import functools
-import io
 import json
 import logging
 import os
-import pickle
 import re
 import unicodedata
-import zipfile
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,8 +129,7 @@ def tokenize_words(sentence: str) -> list[str]:
 
 # Sentences.
 
-_TABLES = ("abbrev_types.txt", "collocations.tab", "sent_starters.txt", "ortho_context.tab")
-_OWN_PUNKT = Path(__file__).parent / "data" / "punkt"
+_PUNKT = Path(__file__).parent / "data" / "punkt"
 
 # A mark that can end a sentence, and after it anything but closing quotes and brackets.
 _MAY_SPLIT = re.compile(r"[.?!](?![\"')\]}]*\Z)")
@@ -142,10 +138,8 @@ _MAY_SPLIT = re.compile(r"[.?!](?![\"')\]}]*\Z)")
 def split_sentences(text: str) -> list[str]:
     """Split text into sentences with Punkt (Kiss & Strunk, 2006).
 
-    NLTK's English parameters are used where the user has them (``tokenizers/punkt_tab`` or
-    ``tokenizers/punkt`` on ``nltk.data.path``, unpacked or zipped; nothing is downloaded and
-    pickles are read without running what they hold), else the package's own, trained on
-    novels and captions.  They are read once a process.
+    The parameters are the package's own, trained on novels and captions, whatever NLTK has on
+    this machine: results are the same everywhere.  They are read once a process.
 
     Parameters
     ----------
@@ -167,9 +161,7 @@ def split_sentences(text: str) -> list[str]:
         return []
     if not _MAY_SPLIT.search(text):
         return [text]
-    import nltk.data
-
-    return list(_sentence_tokenizer(tuple(map(str, nltk.data.path))).tokenize(text))
+    return list(_sentence_tokenizer().tokenize(text))
 
 
 def preprocess(text: str | bytes) -> str:
@@ -207,154 +199,25 @@ def preprocess(text: str | bytes) -> str:
                     for word in tokenize_words(sentence))
 
 
-@functools.lru_cache(maxsize=4)
-def _sentence_tokenizer(roots: tuple[str, ...]) -> PunktSentenceTokenizer:
-    """Punkt with the first English parameters found under the nltk_data folders `roots`."""
+@functools.lru_cache(maxsize=1)
+def _sentence_tokenizer() -> PunktSentenceTokenizer:
+    """Punkt with the package's parameters, which stand in the four files of NLTK's punkt_tab layout."""
     from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
 
-    found = _find_punkt(roots)
-    if found is None:
-        name, state = str(_OWN_PUNKT), _own_punkt_state()
-    else:
-        name, read = found
-        try:
-            state = _checked_state(read())
-        except Exception as error:  # a damaged file can fail in any way at all
-            logger.warning("%s cannot be used (%s: %s): sentences are split with the package's "
-                           "own Punkt parameters; delete that file or fetch it again.",
-                           name, type(error).__name__, error)
-            name, state = str(_OWN_PUNKT), _own_punkt_state()
-    logger.debug("Punkt parameters: %s", name)
-    params = PunktParameters()
-    params.abbrev_types = state["abbrev_types"]
-    params.collocations = state["collocations"]
-    params.sent_starters = state["sent_starters"]
-    params.ortho_context.update(state["ortho_context"])
-    return PunktSentenceTokenizer(params)
-
-
-def _find_punkt(roots: Sequence[str]) -> tuple[str, Callable[[], dict[str, Any]]] | None:
-    """Name and reader of the user's Punkt parameters, the tab form first; None if none."""
-    def tables(folder: str) -> Callable[[Callable[[str], bytes]], dict[str, Any]]:
-        return lambda read: _state_of_tables({t: read(folder + t) for t in _TABLES})
-
-    def pickled(entry: str) -> Callable[[Callable[[str], bytes]], dict[str, Any]]:
-        return lambda read: _state_of_pickle(read(entry))
-
-    forms = (
-        ("punkt_tab", "english/" + _TABLES[0], tables("english/")),
-        ("punkt", "PY3/english.pickle", pickled("PY3/english.pickle")),
-        ("punkt", "english.pickle", pickled("english.pickle")),
-    )
-    for package, entry, parse in forms:
-        for root in filter(None, roots):
-            home = Path(root) / "tokenizers" / package
-            if os.path.isfile(home / entry):
-                return str(home / entry), functools.partial(
-                    parse, lambda name, home=home: (home / name).read_bytes())
-            archive = home.with_name(package + ".zip")
-            if os.path.isfile(archive) and _holds(archive, f"{package}/{entry}"):
-                def read_entry(name: str, archive: Path = archive, package: str = package) -> bytes:
-                    with zipfile.ZipFile(archive) as z:
-                        return z.read(f"{package}/{name}")
-                return str(archive), functools.partial(parse, read_entry)
-    return None
-
-
-def _holds(archive: Path, entry: str) -> bool:
-    """Whether the archive has the entry; a damaged archive counts, so that it is reported."""
     try:
-        with zipfile.ZipFile(archive) as z:
-            return entry in z.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return True
-
-
-def _own_punkt_state() -> dict[str, Any]:
-    try:
-        return _state_of_tables({name: (_OWN_PUNKT / name).read_bytes() for name in _TABLES})
+        abbreviations, collocations, starters, context = (
+            (_PUNKT / name).read_text(encoding="utf-8").rstrip("\n").split("\n")
+            for name in ("abbrev_types.txt", "collocations.tab", "sent_starters.txt", "ortho_context.tab"))
+        params = PunktParameters()
+        params.abbrev_types, params.sent_starters = set(abbreviations), set(starters)
+        params.collocations = {tuple(line.split("\t")) for line in collocations}
+        # A Counter does not grow by the words that are looked up, unlike NLTK's own defaultdict.
+        params.ortho_context = Counter({word: int(flags) for word, _, flags in
+                                        (line.rpartition("\t") for line in context)})
     except (OSError, ValueError) as error:
-        raise StorytellerError(
-            f"{_OWN_PUNKT} does not hold the package's sentence splitter ({error}): "
-            "install storyteller again.") from error
-
-
-def _state_of_tables(files: dict[str, bytes]) -> dict[str, Any]:
-    """Punkt's four parameters from the four files of NLTK's punkt_tab layout."""
-    lines = {name: [line for line in data.decode("utf-8").replace("\r\n", "\n").split("\n")
-                    if line] for name, data in files.items()}
-    pairs = [tuple(line.split("\t")) for line in lines["collocations.tab"]]
-    context = (line.rpartition("\t") for line in lines["ortho_context.tab"])
-    return {
-        "abbrev_types": set(lines["abbrev_types.txt"]),
-        "collocations": set(pairs),
-        "sent_starters": set(lines["sent_starters.txt"]),
-        "ortho_context": {word: int(flags) for word, _, flags in context},
-    }
-
-
-def _state_of_pickle(data: bytes) -> dict[str, Any]:
-    """Punkt's four parameters from a pickle of NLTK, none of whose own code is run.
-
-    Of all names a pickle can ask for, Punkt's classes become boxes that only hold what is
-    put into them, a few plain types are let through, and any other is refused.
-    """
-    class Box:
-        def __setstate__(self, state: object) -> None:
-            self.state = state
-
-    boxes = {name: type(name, (Box,), {}) for name in (
-        "PunktSentenceTokenizer", "PunktTrainer", "PunktParameters", "PunktToken",
-        "PunktLanguageVars", "PunktBaseClass")}
-
-    def reconstruct(cls: type, base: type, state: object) -> object:
-        if isinstance(cls, type) and issubclass(cls, Box):
-            return cls()
-        raise pickle.UnpicklingError(f"it rebuilds an object of {cls!r}")
-
-    allowed: dict[tuple[str, str], Any] = {
-        ("nltk.tokenize.punkt", name): box for name, box in boxes.items()}
-    allowed["collections", "defaultdict"] = defaultdict
-    for module in ("builtins", "__builtin__"):
-        allowed.update({(module, t.__name__): t for t in (object, int, set, frozenset, list,
-                                                          dict, tuple, str, float, bool)})
-    allowed["__builtin__", "long"] = int
-    for module in ("copyreg", "copy_reg"):
-        allowed[module, "_reconstructor"] = reconstruct
-
-    class Reader(pickle.Unpickler):
-        def find_class(self, module: str, name: str) -> Any:
-            try:
-                return allowed[module, name]
-            except KeyError:
-                raise pickle.UnpicklingError(
-                    f"it asks for {module}.{name}, which sentence splitting has no use for"
-                ) from None
-
-    params = Reader(io.BytesIO(data), encoding="latin-1").load()
-    while isinstance(params, Box) and type(params) is not boxes["PunktParameters"]:
-        params = params.state["_params"]
-    return dict(params.state)
-
-
-def _checked_state(state: dict[str, Any]) -> dict[str, Any]:
-    """The four parameters, or ValueError where they are not what Punkt needs."""
-    def words(values: Iterable[object]) -> bool:
-        return all(isinstance(value, str) for value in values)
-
-    abbreviations, starters = state["abbrev_types"], state["sent_starters"]
-    pairs, context = state["collocations"], state["ortho_context"]
-    if not (isinstance(abbreviations, set) and abbreviations and words(abbreviations)):
-        raise ValueError("abbrev_types is not a set of words")
-    if not (isinstance(starters, set) and words(starters)):
-        raise ValueError("sent_starters is not a set of words")
-    if not (isinstance(pairs, set) and all(
-            isinstance(pair, tuple) and len(pair) == 2 and words(pair) for pair in pairs)):
-        raise ValueError("collocations is not a set of pairs of words")
-    if not (isinstance(context, dict) and words(context)
-            and all(isinstance(flags, int) for flags in context.values())):
-        raise ValueError("ortho_context is not a table of words and numbers")
-    return state
+        raise StorytellerError(f"{_PUNKT} does not hold the package's sentence splitter ({error}): "
+                               "install storyteller again.") from error
+    return PunktSentenceTokenizer(params)
 
 
 # Files.

@@ -5,13 +5,12 @@ import bz2
 import gzip
 import io
 import json
-import logging
 import lzma
-import pickle
+import os
+import re
 import subprocess
 import sys
 import zipfile
-from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -24,14 +23,6 @@ from storyteller.training import corpus
 
 GOLDENS = Path(__file__).parent / "goldens"
 SKIP = GOLDENS / "skipthoughts"
-
-
-@pytest.fixture(autouse=True)
-def no_nltk_data(monkeypatch):
-    """Every test starts without nltk_data, whatever this machine has."""
-    import nltk.data
-
-    monkeypatch.setattr(nltk.data, "path", [])
 
 
 def lines_of(path):
@@ -141,7 +132,7 @@ def test_the_golden_sentences_are_single_sentences():
 
 
 def test_the_shortcut_agrees_with_punkt():
-    tokenizer = text._sentence_tokenizer(())
+    tokenizer = text._sentence_tokenizer()
     rng = np.random.default_rng(0)
     pieces = ["dog", "Cat", " ", " ", ".", "...", "?", "!", '"', "'", ")", "]", "}", ",", "3.8",
               "Mr.", "\n", "''", "(", "--"]
@@ -188,159 +179,39 @@ def test_import_is_light():
 
 # The user's nltk_data.
 
-# Parameters that show at once who is at work: only "zq" is an abbreviation.
-PROBE = "He met zq. Brown here. He met mr. Brown here."
-THEIRS = ["He met zq. Brown here.", "He met mr.", "Brown here."]
-OURS = ["He met zq.", "Brown here.", "He met mr. Brown here."]
-TAB = {"abbrev_types.txt": "zq\n", "collocations.tab": "a\tb\n", "sent_starters.txt": "he\n",
-       "ortho_context.tab": "he\t46\nbrown\t2\n"}
-
-
-def use(monkeypatch, *roots):
-    import nltk.data
-
-    monkeypatch.setattr(nltk.data, "path", [str(root) for root in roots])
-
-
-def write_tab(root, **changes):
-    folder = root / "tokenizers" / "punkt_tab" / "english"
+def test_nltk_data_changes_nothing(tmp_path):
+    """Parameters of the user's, in which only "zq" is an abbreviation, as folder, archive and pickle."""
+    folder = tmp_path / "tokenizers" / "punkt_tab" / "english"
     folder.mkdir(parents=True)
-    for name, content in {**TAB, **changes}.items():
-        if content is not None:
-            (folder / name).write_bytes(content.encode("utf-8"))
+    tables = {"abbrev_types.txt": "zq\n", "collocations.tab": "a\tb\n", "sent_starters.txt": "he\n",
+              "ortho_context.tab": "he\t46\nbrown\t2\n"}
+    for name, content in tables.items():
+        (folder / name).write_text(content)
+    pickled = tmp_path / "tokenizers" / "punkt" / "english.pickle"
+    pickled.parent.mkdir()
+    pickled.write_bytes(b"cos\nsystem\n(S'touch MARKER'\ntR.")
+    code = ("from storyteller import text; "
+            "print(text.split_sentences('He met zq. Brown here. He met mr. Brown here.'))")
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path,
+                           env={**os.environ, "NLTK_DATA": str(tmp_path),
+                                "PYTHONPATH": str(Path(text.__file__).parents[1])})
+    assert found.stdout.strip() == "['He met zq.', 'Brown here.', 'He met mr. Brown here.']"
+    assert not (tmp_path / "MARKER").exists()
 
 
-def nltk_pickle(protocol):
-    """A pickle as NLTK once shipped it: a whole tokenizer."""
-    from nltk.tokenize.punkt import PunktParameters, PunktSentenceTokenizer
-
-    params = PunktParameters()
-    params.abbrev_types, params.sent_starters = {"zq"}, {"he"}
-    params.collocations = {("a", "b")}
-    params.ortho_context = defaultdict(int, {"he": 46, "brown": 2})
-    return pickle.dumps(PunktSentenceTokenizer(params), protocol=protocol)
+def test_looking_words_up_does_not_make_the_tables_grow():
+    tokenizer = text._sentence_tokenizer()
+    before = len(tokenizer._params.ortho_context)
+    assert text.split_sentences("Zyxq came. Wvutz saw. Srqpo won.") == ["Zyxq came.", "Wvutz saw.", "Srqpo won."]
+    assert len(tokenizer._params.ortho_context) == before
 
 
-def write_pickle(root, data, entry="PY3/english.pickle"):
-    file = root / "tokenizers" / "punkt" / entry
-    file.parent.mkdir(parents=True)
-    file.write_bytes(data)
-    return file
-
-
-def test_without_nltk_data():
-    assert text.split_sentences(PROBE) == OURS
-
-
-def test_tab_folder(tmp_path, monkeypatch):
-    write_tab(tmp_path / "second")
-    use(monkeypatch, tmp_path / "first", "", tmp_path / "second")
-    assert text.split_sentences(PROBE) == THEIRS
-
-
-def test_tab_folder_with_crlf(tmp_path, monkeypatch):
-    write_tab(tmp_path, **{name: c.replace("\n", "\r\n") for name, c in TAB.items()})
-    use(monkeypatch, tmp_path)
-    assert text.split_sentences(PROBE) == THEIRS
-
-
-def test_tab_zip(tmp_path, monkeypatch):
-    (tmp_path / "tokenizers").mkdir()
-    with zipfile.ZipFile(tmp_path / "tokenizers" / "punkt_tab.zip", "w") as z:
-        for name, content in TAB.items():
-            z.writestr(f"punkt_tab/english/{name}", content)
-    use(monkeypatch, tmp_path)
-    assert text.split_sentences(PROBE) == THEIRS
-
-
-@pytest.mark.parametrize("protocol", [0, 1, 2, 3, 4])
-@pytest.mark.parametrize("entry", ["PY3/english.pickle", "english.pickle"])
-def test_pickle(tmp_path, monkeypatch, caplog, protocol, entry):
-    write_pickle(tmp_path, nltk_pickle(protocol), entry)
-    use(monkeypatch, tmp_path)
-    assert text.split_sentences(PROBE) == THEIRS
-    assert not caplog.records
-
-
-def test_pickle_of_python_2():
-    # Python 2 wrote __builtin__, copy_reg and byte strings.
-    data = (b"\x80\x02ccopy_reg\n_reconstructor\nq\x00cnltk.tokenize.punkt\nPunktParameters\n"
-            b"c__builtin__\nobject\nN\x87R}(U\x0dsent_startersc__builtin__\nset\n]U\x02hea\x85R"
-            b"U\x0cabbrev_typesc__builtin__\nset\n]X\x02\x00\x00\x00zqa\x85R"
-            b"U\x0ccollocationsc__builtin__\nset\n]\x85R"
-            b"U\x0dortho_contextccollections\ndefaultdict\nc__builtin__\nint\n\x85R"
-            b"U\x02heK.sub.")
-    state = text._checked_state(text._state_of_pickle(data))
-    assert state == {"abbrev_types": {"zq"}, "collocations": set(), "sent_starters": {"he"},
-                     "ortho_context": {"he": 46}}
-
-
-def test_pickle_zip(tmp_path, monkeypatch):
-    (tmp_path / "tokenizers").mkdir()
-    with zipfile.ZipFile(tmp_path / "tokenizers" / "punkt.zip", "w") as z:
-        z.writestr("punkt/PY3/english.pickle", nltk_pickle(2))
-    use(monkeypatch, tmp_path)
-    assert text.split_sentences(PROBE) == THEIRS
-
-
-class Malice:
-    def __init__(self, function, *args):
-        self.call = function, args
-
-    def __reduce__(self):
-        return self.call
-
-
-@pytest.mark.parametrize("protocol", [0, 2, 4])
-def test_malicious_pickle_runs_nothing(tmp_path, monkeypatch, caplog, protocol):
-    mark = tmp_path / "mark"
-    file = write_pickle(tmp_path, pickle.dumps(Malice(io.open, str(mark), "w"), protocol))
-    use(monkeypatch, tmp_path)
-    assert text.split_sentences(PROBE) == OURS
-    assert not mark.exists()
-    assert str(file) in caplog.text and "io.open" in caplog.text.replace("_io.open", "io.open")
-
-
-@pytest.mark.parametrize("name", ["eval", "exec", "getattr", "__import__", "type"])
-def test_builtins_are_refused_by_name(name):
-    data = f"cbuiltins\n{name}\n(S'1'\ntR.".encode()
-    with pytest.raises(pickle.UnpicklingError, match=f"builtins.{name}"):
-        text._state_of_pickle(data)
-
-
-def test_other_names_of_the_punkt_module_are_refused():
-    with pytest.raises(pickle.UnpicklingError, match="nltk.tokenize.punkt.os.system"):
-        text._state_of_pickle(b"\x80\x04\x8c\x13nltk.tokenize.punkt\x8c\x09os.system\x93.")
-
-
-@pytest.mark.parametrize("data", [
-    b"", b"junk", nltk_pickle(2)[:-40], pickle.dumps({}), pickle.dumps(7), pickle.dumps("x")])
-def test_damaged_pickle(tmp_path, monkeypatch, caplog, data):
-    file = write_pickle(tmp_path, data)
-    use(monkeypatch, tmp_path)
-    assert text.split_sentences(PROBE) == OURS
-    assert [r.levelno for r in caplog.records] == [logging.WARNING]
-    assert str(file) in caplog.text
-    assert text.split_sentences(PROBE) == OURS  # warned once, not at every call
-    assert len(caplog.records) == 1
-
-
-@pytest.mark.parametrize("changes", [
-    {"ortho_context.tab": None}, {"ortho_context.tab": "he\tmany\n"}, {"abbrev_types.txt": ""},
-    {"collocations.tab": "lonely\n"}])
-def test_damaged_tab_folder(tmp_path, monkeypatch, caplog, changes):
-    write_tab(tmp_path, **changes)
-    use(monkeypatch, tmp_path)
-    assert text.split_sentences(PROBE) == OURS
-    assert "punkt_tab" in caplog.text and len(caplog.records) == 1
-
-
-def test_damaged_zip(tmp_path, monkeypatch, caplog):
-    (tmp_path / "tokenizers").mkdir()
-    (tmp_path / "tokenizers" / "punkt_tab.zip").write_bytes(b"half a download")
-    use(monkeypatch, tmp_path)
-    assert text.split_sentences(PROBE) == OURS
-    assert "punkt_tab.zip" in caplog.text and len(caplog.records) == 1
+def test_missing_tables_are_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(text, "_PUNKT", tmp_path)
+    text._sentence_tokenizer.cache_clear()
+    with pytest.raises(StorytellerError, match=re.escape(str(tmp_path))):
+        text.split_sentences("One. Two.")
+    text._sentence_tokenizer.cache_clear()
 
 
 # Files.
