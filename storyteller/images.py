@@ -53,6 +53,8 @@ _NOT_READ = ((rb"%!PS|\xc5\xd0\xd3\xc6", "an EPS or PostScript drawing: export i
              (rb"....ftyp(qt|isom|iso2|mp4|M4V|avc1|3gp)|RIFF....AVI |\x1aE\xdf\xa3", "a film: give one of its frames"))
 
 _pillow = threading.Lock()      # Pillow's tolerance of truncated files, and Python's filters of warnings, are global
+if hasattr(os, "register_at_fork"):     # a child of a fork would wait for ever for a thread that it does not have
+    os.register_at_fork(before=_pillow.acquire, after_in_parent=_pillow.release, after_in_child=_pillow.release)
 
 
 class Picture(NamedTuple):

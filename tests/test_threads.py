@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import multiprocessing
 import pickle
 import threading
@@ -121,6 +122,28 @@ def test_stories_of_a_forked_process(z):
     assert receive.poll(60)
     assert receive.recv() == tell(z, PICTURES[0])
     child.join()
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="no fork here")
+def test_a_process_forked_while_a_thread_opens_a_picture():
+    data, opening, go_on = PICTURES[0].read_bytes(), threading.Event(), threading.Event()
+
+    class Slow(io.BytesIO):
+        def read(self, size=-1):
+            if images._pillow.locked():
+                opening.set()
+                go_on.wait(60)
+            return super().read(size)
+    thread = threading.Thread(target=lambda: images.open_image(Slow(data)))
+    thread.start()
+    opening.wait(60)
+    threading.Timer(0.3, go_on.set).start()
+    child = multiprocessing.get_context("fork").Process(target=lambda: images.open_image(data))
+    child.start()
+    child.join(30)
+    child.kill()
+    thread.join()
+    assert child.exitcode == 0
 
 
 @needs_models
