@@ -377,3 +377,10 @@ def test_the_crop_is_scikit_images(size):
                       [0, h / new_h, (new_h // 2 - 112 + 0.5) * h / new_h - 0.5], [0, 0, 1]])
     expected = warp(pixels, place, output_shape=(224, 224), order=1, mode="constant", cval=0, preserve_range=True)
     np.testing.assert_allclose(vgg.resized_crop(pixels), expected, atol=1e-9)
+
+
+def test_extremes_of_channels():
+    rng = np.random.default_rng(0)
+    for shape in ((1, 1, 3), (7, 9, 3), (1, 1024, 3), (3, 1025, 3), (5000, 2, 3)):
+        pixels = rng.integers(5, 250, shape, dtype=np.uint8)
+        np.testing.assert_array_equal(images._range(pixels), np.ptp(pixels.reshape(-1, 3), axis=0))
