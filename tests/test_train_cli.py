@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, cli, decoder, evaluation, files, skipthoughts, style, text
-from storyteller.cli import train
+from storyteller import StorytellerError, backend, cli, decoder, evaluation, files, skipthoughts, style, text
+from storyteller.cli import arguments, train
 from storyteller.training import prepare, tasks, trainer, vocabulary
 from tests.test_training import NOUNS, VERBS, sentences
 
@@ -454,3 +454,14 @@ def test_perplexity_of_an_unsure_decoder():
     assert value == pytest.approx(7) and words == 9
     with pytest.raises(StorytellerError):
         decoder.load_model("missing.npz", "missing.pkl")
+
+
+@pytest.mark.parametrize("flags, cpu_mode, device", [([], True, "cpu"), ([], False, "gpu"), (["--device", "gpu"], True,
+                         "gpu"), (["--device", "cpu"], False, "cpu")])
+def test_device(flags, cpu_mode, device, tmp_path, monkeypatch):
+    monkeypatch.setattr(backend, "choose_device", lambda cpu: "cpu" if cpu else "gpu")
+    (tmp_path / "config.py").write_text(f"FLAG_CPU_MODE = {cpu_mode}\n")
+    for model in ("skipthoughts", "decoder", "embedding"):
+        line = [model, *(["t.txt"] if model != "embedding" else []), "-o", "m.npz", "--config",
+                str(tmp_path / "config.py"), *flags]
+        assert arguments.device_of(train.parser().parse_args(line)) == device

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, decoder, embedding, evaluation, files, skipthoughts, text
+from storyteller import StorytellerError, backend, decoder, embedding, evaluation, files, skipthoughts, text
 from storyteller.training import corpus, tasks, trainer, vocabulary
 
 NOUNS, VERBS = ("cat", "dog", "man", "sea", "ship", "bird"), ("sees", "likes", "hears", "finds")
@@ -124,6 +124,41 @@ def test_embedding(data, tmp_path, encoder):
     again = (evaluation.i2t(*(embedding.encode_images(model, heldout[1]),
                               embedding.encode_sentences(model, heldout[0])))[:3])
     assert sum(again) > 100
+
+
+@pytest.mark.parametrize("kind", ["decoder", "skipthoughts", "embedding"])
+def test_through_jax(data, tmp_path, kind):
+    """The road to GPUs, on the CPU: the same training, its held-out measure included."""
+    if backend.DIALECT == "theano":
+        pytest.skip("Theano does not use JAX")
+    pytest.importorskip("jax")
+    _, lines, words, _, vectors = data
+    rows = []
+    for device in ("cpu", "jax"):
+        folder = tmp_path / device
+        folder.mkdir()
+
+        options = {**OPTIONS, "max_epochs": 1, "dispFreq": 2, "validFreq": 4, "device": device}
+        saveto = folder / "uni_skip.npz"
+        if kind == "skipthoughts":
+            encoded = [corpus.EncodedCorpus.build(folder / name, part, words, verbose=False)
+                       for name, part in (("train", lines[:320]), ("heldout", lines[320:]))]
+            task = tasks.SkipThoughtsTask(encoded[0], folder, ["<eos>", "UNK", *words], heldout=encoded[1],
+                                          **options, batches="homogeneous", n_samples=6)
+        elif kind == "embedding":
+            features = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+            task = tasks.EmbeddingTask(lines[:320], features[:320], words, saveto, (lines[320:], features[320:]),
+                                       **options)
+        else:
+            task = decoder_task(data, saveto, **options)
+        assert trainer.Trainer(task, saveto).run(verbose=False, max_updates=4).updates == 4
+        assert all(value.dtype == np.float32 for value in files.load_arrays(saveto, list(task.params)).values())
+        rows.append([[float(row[name] or 0) for name in ("update", "words", "cost", "gradient_norm", "heldout")]
+                     for row in read_log(saveto)])
+    assert any(row[-1] for row in rows[0])
+    # Recall jumps where two scores are nearly the same.
+    np.testing.assert_allclose(np.array(rows[1])[:, :-1], np.array(rows[0])[:, :-1], rtol=2e-3)
+    np.testing.assert_allclose(np.array(rows[1])[:, -1], np.array(rows[0])[:, -1], rtol=0.05)
 
 
 def test_a_falling_rate(data, tmp_path):

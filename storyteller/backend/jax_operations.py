@@ -1,6 +1,8 @@
 """The operations for PyTensor's JAX mode, the road to GPUs."""
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from . import operations
@@ -12,15 +14,26 @@ def register() -> None:
     import jax.numpy as jnp
     from pytensor.link.jax.dispatch import jax_funcify
 
-    @jax_funcify.register(operations._Conv2d)
-    def _(op, **kwargs):
+    def converts(kind: type) -> Callable[[Callable], Callable]:
+        """Register ``make(op)``, which gives an operation's function over JAX's arrays."""
+        def register_for(make: Callable) -> Callable:
+            @jax_funcify.register(kind)
+            def _(op, node, **kwargs):
+                function, dtypes = make(op), [x.dtype for x in node.inputs]
+                # PyTensor's sums are in float64 in JAX, and are left so.
+                return lambda *inputs: function(*map(jnp.asarray, inputs, dtypes))
+            return make
+        return register_for
+
+    @converts(operations._Conv2d)
+    def _(op):
         def conv(x, w):
             return jax.lax.conv_general_dilated(
                 x, w, (1, 1), [(op.pad, op.pad)] * 2, dimension_numbers=("NCHW", "OIHW", "NCHW"))
         return conv
 
-    @jax_funcify.register(operations._SameConv2d)
-    def _(op, **kwargs):
+    @converts(operations._SameConv2d)
+    def _(op):
         def conv(x, w, b):
             out = jax.lax.conv_general_dilated(
                 x, w, (op.stride, op.stride), "SAME", dimension_numbers=("NCHW", "OIHW", "NCHW"),
@@ -28,8 +41,8 @@ def register() -> None:
             return out if op.limit is None else jnp.clip(out, 0, op.limit)
         return conv
 
-    @jax_funcify.register(operations._MaxPool2d)
-    def _(op, **kwargs):
+    @converts(operations._MaxPool2d)
+    def _(op):
         def pool(x):
             return jax.lax.reduce_window(
                 x, -np.inf, jax.lax.max, (1, 1, 2, 2), (1, 1, 2, 2), "VALID")
@@ -46,14 +59,14 @@ def register() -> None:
         new = m[:, None] * (u * h + (1 - u) * candidate) + (1 - m[:, None]) * h
         return new, (new, jnp.concatenate([gates, candidate, share], axis=1))
 
-    @jax_funcify.register(operations._GRUSequence)
-    def _(op, **kwargs):
+    @converts(operations._GRUSequence)
+    def _(op):
         def gru(projected, mask, h0, U):
             return jax.lax.scan(lambda h, step: gru_parts(h, step, U), h0, (projected, mask))[1]
         return gru
 
-    @jax_funcify.register(operations._GRUSequenceGradient)
-    def _(op, **kwargs):
+    @converts(operations._GRUSequenceGradient)
+    def _(op):
         def gradient(mask, h0, U, states, kept, g):
             def back(dh, step):
                 m, h, saved, gradient = step
@@ -74,44 +87,44 @@ def register() -> None:
             return (d_projected, d_U, d_h0) if op.to_start else (d_projected, d_U)
         return gradient
 
-    @jax_funcify.register(operations._Join)
-    def _(op, **kwargs):
+    @converts(operations._Join)
+    def _(op):
         return lambda *arrays: jnp.concatenate(arrays, axis=op.axis)
 
-    @jax_funcify.register(operations._Split)
-    def _(op, **kwargs):
+    @converts(operations._Split)
+    def _(op):
         def split(*inputs):
             ends = np.cumsum([x.shape[op.axis] for x in inputs[:-2]])
             parts = jnp.split(inputs[-1], [int(end) for end in ends], axis=op.axis)
             return tuple(parts) if op.count > 1 else parts[0]
         return split
 
-    @jax_funcify.register(operations._Rows)
-    def _(op, **kwargs):
+    @converts(operations._Rows)
+    def _(op):
         return lambda x: x.reshape(-1, x.shape[2])
 
-    @jax_funcify.register(operations._Steps)
-    def _(op, **kwargs):
+    @converts(operations._Steps)
+    def _(op):
         return lambda x, like: x.reshape(*like.shape[:2], -1)
 
-    @jax_funcify.register(operations._Last)
-    def _(op, **kwargs):
+    @converts(operations._Last)
+    def _(op):
         return lambda x: x[-1]
 
-    @jax_funcify.register(operations._LastGradient)
-    def _(op, **kwargs):
+    @converts(operations._LastGradient)
+    def _(op):
         return lambda x, g: jnp.zeros_like(x).at[-1].set(g)
 
-    @jax_funcify.register(operations._ZeroStates)
-    def _(op, **kwargs):
+    @converts(operations._ZeroStates)
+    def _(op):
         return lambda mask, U: jnp.zeros((mask.shape[1], U.shape[0]), U.dtype)
 
-    @jax_funcify.register(operations._WordsBefore)
-    def _(op, **kwargs):
+    @converts(operations._WordsBefore)
+    def _(op):
         return lambda words: jnp.concatenate([jnp.full_like(words[:1], -1), words[:-1]]).reshape(-1)
 
-    @jax_funcify.register(operations._RankingLoss)
-    def _(op, **kwargs):
+    @converts(operations._RankingLoss)
+    def _(op):
         def loss(images, sentences):
             scores = images @ sentences.T
             own = jnp.diagonal(scores)
@@ -131,13 +144,13 @@ def register() -> None:
             chosen = jnp.log(jnp.exp(chosen) + np.float32(epsilon))
         return -jnp.sum(weights * ((1 - smoothing) * chosen + smoothing * log_p.mean(axis=1)))
 
-    @jax_funcify.register(operations._SoftmaxCrossEntropy)
-    def _(op, **kwargs):
+    @converts(operations._SoftmaxCrossEntropy)
+    def _(op):
         return jax.value_and_grad(
             lambda *inputs: softmax_costs(*inputs, op.epsilon, op.smoothing))
 
-    @jax_funcify.register(operations._SoftmaxOutput)
-    def _(op, **kwargs):
+    @converts(operations._SoftmaxOutput)
+    def _(op):
         def cost(x, W, b, *rest):
             return softmax_costs(x @ W + b, *rest, op.epsilon, op.smoothing)
 
@@ -146,22 +159,22 @@ def register() -> None:
             return value, *gradients
         return with_gradients if op.gradient else cost
 
-    @jax_funcify.register(operations._Scale)
-    def _(op, **kwargs):
+    @converts(operations._Scale)
+    def _(op):
         def scale(factor, *arrays):
             scaled = tuple(factor * array for array in arrays)
             return scaled if len(scaled) > 1 else scaled[0]
         return scale
 
-    @jax_funcify.register(operations._Embedding)
-    def _(op, **kwargs):
+    @converts(operations._Embedding)
+    def _(op):
         def take(table, index):
             rows = jnp.take(table if op.axis == 0 else table.T, jnp.maximum(index, 0), axis=0)
             return jnp.where(index[:, None] < 0, 0, rows)
         return take
 
-    @jax_funcify.register(operations._EmbeddingGradient)
-    def _(op, **kwargs):
+    @converts(operations._EmbeddingGradient)
+    def _(op):
         def scatter(table, index, g):
             g = jnp.where(index[:, None] < 0, 0, g)
             out = jnp.zeros((table.shape[op.axis], g.shape[1]), g.dtype)
@@ -173,33 +186,31 @@ def register() -> None:
         rows = jnp.take(table, jnp.maximum(index, 0), axis=0)
         return jnp.where(index[:, None] < 0, 0, rows) @ W + b
 
-    @jax_funcify.register(operations._EmbeddedDense)
-    def _(op, **kwargs):
+    @converts(operations._EmbeddedDense)
+    def _(op):
         return embedded_dense
 
-    @jax_funcify.register(operations._EmbeddedDenseGradient)
-    def _(op, **kwargs):
+    @converts(operations._EmbeddedDenseGradient)
+    def _(op):
         def gradient(table, index, W, b, g):
             return jax.vjp(lambda table, W, b: embedded_dense(table, index, W, b), table, W, b)[1](g)
         return gradient
 
-    @jax_funcify.register(operations._Copies)
-    def _(op, **kwargs):
+    @converts(operations._Copies)
+    def _(op):
         return lambda x: (x,) * op.count
 
-    @jax_funcify.register(operations._Sum)
-    def _(op, **kwargs):
+    @converts(operations._Sum)
+    def _(op):
         return lambda *arrays: sum(arrays)
 
-    @jax_funcify.register(operations._SumOfSquares)
-    def _(op, **kwargs):
+    @converts(operations._SumOfSquares)
+    def _(op):
         return lambda *arrays: jnp.sum(jnp.stack([jnp.sum(array * array) for array in arrays]))
 
-    @jax_funcify.register(operations._Adam)
-    def _(op, **kwargs):
+    @converts(operations._Adam)
+    def _(op):
         def step(p, m, v, g, scale, rate, epsilon):
-            # JAX sums in float64, and PyTensor leaves a sum so.
-            g, scale, rate, epsilon = (jnp.asarray(x, p.dtype) for x in (g, scale, rate, epsilon))
             g = g * scale
             m = op.b1 * g + (1 - op.b1) * m
             v = op.b2 * g * g + (1 - op.b2) * v

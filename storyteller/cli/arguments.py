@@ -90,6 +90,17 @@ def add_skipthoughts(parser: argparse.ArgumentParser) -> None:
                         "utable.npy, btable.npy and dictionary.txt (default: that of the settings)")
 
 
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="(default: what FLAG_CPU_MODE of the settings says)")
+
+
+def device_of(options: argparse.Namespace) -> str:
+    """The device of ``--device``, else of the settings, for :func:`storyteller.backend.function`."""
+    from .. import backend, config
+    chosen = getattr(options, "device", None)
+    return backend.choose_device(chosen == "cpu" if chosen else config.load(options.config).cpu_mode)
+
+
 def add_bounds(parser: argparse.ArgumentParser) -> None:
     """Give a parser the least and most words of a passage."""
     parser.add_argument("--min-words", type=whole(), default=_MIN_WORDS, metavar="N",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StorytellerError
-from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, new_parser, subcommands, whole
+from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, device_of, new_parser, subcommands, whole
 from .terminal import say, say_json
 
 
@@ -81,7 +81,7 @@ def _show(options: argparse.Namespace, values: Mapping[str, Any], lines: Iterabl
 def _evaluate_retrieval(options: argparse.Namespace) -> int:
     from .. import embedding, evaluation, text
     from ..training import prepare
-    model = embedding.load_model(options.model)
+    model = embedding.load_model(options.model, device_of(options))
     captions = text.read_captions(options.captions, aligned=True)
     features = prepare.read_features(options.features, captions, options.captions, shared=True)
     per_image = evaluation.captions_per_image(features, len(captions))
@@ -101,7 +101,7 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
     from ..progress import progress_bar
     from ..training import corpus, prepare, tasks
     dictionary = options.dictionary or tasks.decoder_dictionary(options.model)
-    dec = decoder.load_model(options.model, dictionary)
+    dec = decoder.load_model(options.model, dictionary, device_of(options))
     least, most = bounds(options, int(dec.options.get("maxlen_w") or 100))
     model, _ = prepare.load_encoder(options.skipthoughts, options.config, not options.quiet)
     if model.dim != dec.dimctx:

@@ -11,7 +11,19 @@ from typing import Any
 
 from ..errors import StorytellerError
 from . import UsageError
-from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, check_folder, new_parser, real, subcommands, whole
+from .arguments import (
+    TEXTS,
+    add_bounds,
+    add_device,
+    add_skipthoughts,
+    bounds,
+    check_folder,
+    device_of,
+    new_parser,
+    real,
+    subcommands,
+    whole,
+)
 from .terminal import say
 
 _log = logging.getLogger(__name__)
@@ -114,6 +126,7 @@ def _add_training(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], 
     add("--overwrite", action="store_true", help="start anew although there is a checkpoint")
     add("--updates", type=whole(), metavar="N", help="stop after N updates in all")
     add("--minutes", type=real(0), metavar="M", help="stop after M minutes of this run")
+    add_device(parser)
     add("--plot", metavar="FILE.png", help="draw the curves of the log when done (needs storyteller[plot])")
     group = parser.add_argument_group("model and training options")
     bow = defaults.keys() >= {"margin"}
@@ -199,6 +212,7 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
     except OSError as error:
         raise StorytellerError(f"{folder}: cannot be made a folder ({error.strerror}); name another") from error
     _check_start(saveto, options)
+    device = device_of(options)
     work = prepare.WorkFolder(os.path.join(folder, "skipthoughts.data"), verbose)
     for name, files in zip(("train", "heldout"), inputs):
         if files:
@@ -214,7 +228,8 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
     train = work.corpus("train", words)
     heldout = work.corpus("heldout", words) if inputs[1] else None
     frequencies = prepare.count_indices(train, len(words) + 2) if o["n_samples"] else None
-    task = tasks.SkipThoughtsTask(train, folder, prepare.word_list(words), heldout, frequencies, options.init, **o)
+    task = tasks.SkipThoughtsTask(train, folder, prepare.word_list(words), heldout, frequencies, options.init, device,
+                                  **o)
     table = os.path.join(folder, "btable.npy" if o["bidirectional"] else "utable.npy")
     status = _train(task, saveto, options, "perplexity",
                     [saveto, f"{saveto}.pkl", table, os.path.join(folder, "dictionary.txt"), dictionary],
@@ -232,10 +247,11 @@ def _train_decoder(options: argparse.Namespace) -> int:
         raise UsageError("--embeddings and --init both say what to start from: give one of them")
     inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
     _check_start(saveto, options)
+    device = device_of(options)
     if options.init and options.vocab is None:
         options.vocab = prepare.dictionary_of(options.init, tasks.decoder_dictionary)
     least, most = bounds(options, o["maxlen_w"])
-    model, model_key = prepare.load_encoder(options.skipthoughts, options.config, verbose)
+    model, model_key = prepare.load_encoder(options.skipthoughts, options.config, verbose, device)
     work = prepare.WorkFolder(f"{saveto}.data", verbose)
     for name, files in zip(("train", "heldout"), inputs):
         if files:
@@ -258,7 +274,7 @@ def _train_decoder(options: argparse.Namespace) -> int:
     passages, vectors = data[0]
     frequencies = prepare.count_indices(passages, o["n_words"]) if o["n_samples"] else None
     task = tasks.DecoderTask(passages, vectors, saveto, data[1] if len(data) > 1 else None, prepare.word_list(words),
-                             frequencies, embeddings, options.init, **o)
+                             frequencies, embeddings, options.init, device, **o)
     dictionary = tasks.decoder_dictionary(saveto)
     return _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", dictionary],
                   lambda: vocabulary.save_dictionary(dictionary, words, counts))
@@ -270,6 +286,7 @@ def _train_embedding(options: argparse.Namespace) -> int:
     o, saveto = given_options(options, tasks.EMBEDDING), options.output
     pairs = _pairs_of(options)
     _check_start(saveto, options)
+    device = device_of(options)
     data = []
     for caption_file, feature_file in pairs:
         captions = text.read_captions(caption_file, aligned=True)
@@ -280,7 +297,7 @@ def _train_embedding(options: argparse.Namespace) -> int:
     if options.init and options.vocab is None:
         options.vocab = prepare.dictionary_of(options.init, tasks.embedding_dictionary)
     words, _ = prepare.number_words(options.vocab, o["n_words"], data[0][0], not options.quiet)
-    task = tasks.EmbeddingTask(*data[0], words, saveto, data[1] if len(data) > 1 else None, options.init, **o)
+    task = tasks.EmbeddingTask(*data[0], words, saveto, data[1] if len(data) > 1 else None, options.init, device, **o)
     return _train(task, saveto, options, "sum of R@1, R@5 and R@10 both ways (at most 600)",
                   [saveto, f"{saveto}.pkl", f"{saveto}.dictionary.pkl"])
 

@@ -24,7 +24,7 @@ END, UNKNOWN = 0, 1
 # Padding.
 
 def prepare_data(sequences: Sequence[Any], maxlen: int | None = None, n_words: int | None = None,
-                 ) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+                 multiple: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
     """Put sentences side by side, each followed by one end (index 0).
 
     Parameters
@@ -35,11 +35,13 @@ def prepare_data(sequences: Sequence[Any], maxlen: int | None = None, n_words: i
         Sentences of so many words or more are dropped.
     n_words : int, optional
         Words the model knows: an index of `n_words` or more becomes 1 (``UNK``).
+    multiple : int
+        Pad up to a multiple of so many steps: JAX compiles anew for every shape.
 
     Returns
     -------
     x : array (steps, kept) int64
-        A sentence a column, one step longer than the longest, padded with 0.
+        A sentence a column, at least one step longer than the longest, padded with 0.
     mask : array (steps, kept) float32
         1 for each word and for the end behind it, else 0.
     kept : array (kept,) int64
@@ -61,18 +63,19 @@ def prepare_data(sequences: Sequence[Any], maxlen: int | None = None, n_words: i
     kept = _short(sequences, maxlen)
     if not len(kept):
         return None
-    return (*_pad([sequences[i] for i in kept], n_words), kept)
+    return (*_pad([sequences[i] for i in kept], n_words, multiple), kept)
 
 
 def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous: Sequence[Any],
-                     maxlen: int | None = None, n_words: int | None = None) -> tuple[np.ndarray, ...] | None:
+                     maxlen: int | None = None, n_words: int | None = None, multiple: int = 1,
+                     ) -> tuple[np.ndarray, ...] | None:
     """Put triplets of sentences side by side, for skip-thoughts (Kiros et al. 2015, section 2).
 
     Parameters
     ----------
     current, following, previous : sequences of n sentences each
-        As for :func:`prepare_data`, like `maxlen` and `n_words`; a triplet is dropped when one
-        of its sentences is too long.
+        As for :func:`prepare_data`, like `maxlen`, `n_words` and `multiple`; a triplet is
+        dropped when one of its sentences is too long.
 
     Returns
     -------
@@ -96,7 +99,7 @@ def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous:
                                  axis=0))
     if not len(kept):
         return None
-    padded = (_pad([side[i] for i in kept], n_words) for side in sides)
+    padded = (_pad([side[i] for i in kept], n_words, multiple) for side in sides)
     return (*(array for pair in padded for array in pair), kept)
 
 
@@ -112,8 +115,8 @@ def _short(rows: Sequence[Any], maxlen: int | None) -> np.ndarray:
     return np.array([i for i, row in enumerate(rows) if len(row) < maxlen], dtype=np.int64)
 
 
-def _pad(rows: Sequence[Any], n_words: int | None) -> tuple[np.ndarray, np.ndarray]:
-    steps = 1 + max(map(len, rows))
+def _pad(rows: Sequence[Any], n_words: int | None, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    steps = -(-(1 + max(map(len, rows))) // multiple) * multiple
     # By rows first: contiguous writes, turned once at the end.
     x = np.zeros((len(rows), steps), dtype=np.int64)
     mask = np.zeros((len(rows), steps), dtype=np.float32)

@@ -272,7 +272,7 @@ def check_shared(path: str, other: str, names: Sequence[str]) -> None:
 
 
 def load_encoder(folder: str | None = None, settings: configs.ConfigLike = None, verbose: bool = True,
-                 ) -> tuple[skipthoughts.SkipThoughts, str]:
+                 device: str | None = None) -> tuple[skipthoughts.SkipThoughts, str]:
     """A skip-thoughts model, and a checksum of its files.
 
     Parameters
@@ -283,12 +283,16 @@ def load_encoder(folder: str | None = None, settings: configs.ConfigLike = None,
         See :func:`storyteller.config.load`.
     verbose : bool
         Show progress.
+    device : str, optional
+        See :func:`storyteller.backend.function`; by default what the settings say.
 
     Raises
     ------
     StorytellerError
         If a file is missing or damaged.
     """
+    if device is None:
+        device = backend.choose_device(configs.load(settings).cpu_mode)
     if folder:
         models = tables = folder
         for name, flag in (("uni_skip.npz", ""), ("bi_skip.npz", " --bidirectional")):
@@ -297,12 +301,10 @@ def load_encoder(folder: str | None = None, settings: configs.ConfigLike = None,
                 raise StorytellerError(f"{path}: no such file; thought vectors are made of both uni_skip and "
                                        "bi_skip, so train it: storyteller train skipthoughts TEXTS -o "
                                        f"{models}{flag}")
-        device = "cpu"
     else:
         config = configs.load(settings)
         config.require(["skmodels", "sktables"])
         models, tables = config.paths["skmodels"], config.paths["sktables"]
-        device = backend.choose_device(config.cpu_mode)
     model = skipthoughts.load_model(models, tables, device, verbose)
     files = [os.path.join(models, name) for name in skipthoughts.ENCODERS]
     files += [os.path.join(tables, name) for name in ("dictionary.txt", "utable.npy", "btable.npy")]

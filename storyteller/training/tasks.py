@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 CONTEXTS = ("passage", "sentences")
 BATCHES = {"bucketed": BucketedBatches, "homogeneous": HomogeneousBatches}
 HELDOUT_BATCHES = 64  # minibatches at most that a held-out cost is measured on
+_STEPS = 8            # a GPU's minibatches are padded to multiples of so many, for few different shapes
 
 # dim ... grad_clip as in the original; optimizer 'adam' is Kingma & Ba's, 'adam_2015' the original's.
 COMMON = {"optimizer": "adam", "lrate": 0.001, "warmup": 200, "decay_updates": 0, "decay_c": 0.0, "grad_clip": 5.0,
@@ -72,6 +73,7 @@ class _WordTask(ABC):
 
     better, unit = "lower", "words"
     init_key = 0
+    device: str
     options: dict[str, Any]
     params: dict[str, np.ndarray]
     _heldout: list[tuple[list[np.ndarray], float]]
@@ -115,7 +117,7 @@ class _WordTask(ABC):
         if self._measure is None or self._measure[0] is not p:
             inputs = self._plain_inputs()
             cost = self._exact_cost(p, inputs, losses.WordCost(epsilon=0.0, gradient=False))
-            self._measure = (p, be.train_function(inputs, [cost]))
+            self._measure = (p, be.train_function(inputs, [cost], device=self.device))
         total = sum(float(self._measure[1](*arrays)[0]) for arrays, _ in self._heldout)
         with np.errstate(over="ignore"):
             return float(np.exp(total / sum(words for _, words in self._heldout)))
@@ -147,6 +149,8 @@ class DecoderTask(_WordTask):
     init : path, optional
         Archive of a decoder of the same sizes to start from (fine-tuning).  If `vocabulary` is given, too,
         it is compared with NAME_dictionary.pkl beside that archive.
+    device : str
+        See :func:`storyteller.backend.function`; where to train, and to measure.
     **options
         See :data:`DECODER`.  ``context`` tells how `vectors` were made, for whoever uses the model: a
         passage's own, or the mean of its sentences' (:func:`storyteller.style.sentence_means`).
@@ -160,8 +164,8 @@ class DecoderTask(_WordTask):
     def __init__(self, passages: EncodedCorpus, vectors: np.ndarray, saveto: str | os.PathLike,
                  heldout: tuple[EncodedCorpus, np.ndarray] | None = None, vocabulary: Sequence[str] = (),
                  counts: np.ndarray | None = None, embeddings: np.ndarray | None = None,
-                 init: str | os.PathLike | None = None, **options: Any):
-        self.options = options_of(DECODER, options)
+                 init: str | os.PathLike | None = None, device: str = "cpu", **options: Any):
+        self.options, self.device = options_of(DECODER, options), device
         if self.options["context"] not in CONTEXTS:
             raise StorytellerError(f"option 'context' is {self.options['context']!r}: expected one of "
                                    f"{', '.join(CONTEXTS)}")
@@ -194,7 +198,8 @@ class DecoderTask(_WordTask):
             self._shown = [rows[i] for i in range(min(2, len(rows)))]
 
     def _arrays(self, corpus: EncodedCorpus, vectors: np.ndarray, rows: np.ndarray) -> Any:
-        found = prepare_data([corpus[i] for i in rows], self.options["maxlen_w"], self.options["n_words"])
+        found = prepare_data([corpus[i] for i in rows], self.options["maxlen_w"], self.options["n_words"],
+                             _multiple(self.device))
         if found is None:
             return None
         x, mask, kept = found
@@ -229,7 +234,7 @@ class DecoderTask(_WordTask):
         from ..decoder import Decoder, run_sampler
         if not self._shown or not self._vocabulary:
             return []
-        dec = Decoder(self.options, params, self._vocabulary)
+        dec = Decoder(self.options, params, self._vocabulary, self.device)
         return [run_sampler(dec, vector, beam_width=5, maxlen=self.options["maxlen_w"]) for vector in self._shown]
 
 
@@ -250,6 +255,8 @@ class SkipThoughtsTask(_WordTask):
     init : path, optional
         Folder of a model of the same sizes and the same words to start from (fine-tuning): its
         ``uni_skip.npz`` or ``bi_skip.npz``, whichever is trained here.
+    device : str
+        See :class:`DecoderTask`.
     **options
         See :data:`SKIPTHOUGHTS`; with ``bidirectional`` two encoders of ``dim`` units each, one of which
         reads the sentence backwards and predicts its neighbours backwards, share their word vectors and
@@ -258,8 +265,8 @@ class SkipThoughtsTask(_WordTask):
 
     def __init__(self, corpus: EncodedCorpus, folder: str | os.PathLike, words: Sequence[str],
                  heldout: EncodedCorpus | None = None, counts: np.ndarray | None = None,
-                 init: str | os.PathLike | None = None, **options: Any):
-        self.options = options_of(SKIPTHOUGHTS, options)
+                 init: str | os.PathLike | None = None, device: str = "cpu", **options: Any):
+        self.options, self.device = options_of(SKIPTHOUGHTS, options), device
         o = self.options
         self._corpus, self._folder, self._words = corpus, os.fspath(folder), list(words)
         if len(self._words) < 3:
@@ -299,7 +306,8 @@ class SkipThoughtsTask(_WordTask):
         arrays: list[np.ndarray] = []
         for turn in ((1, -1) if self.options["bidirectional"] else (1,)):
             found = prepare_triplets(*([row[::turn] for row in side] for side in sides),
-                                     maxlen=self.options["maxlen_w"], n_words=self.options["n_words"])
+                                     maxlen=self.options["maxlen_w"], n_words=self.options["n_words"],
+                                     multiple=_multiple(self.device))
             if found is None:
                 return None
             arrays += found[:6]
@@ -370,6 +378,8 @@ class EmbeddingTask:
         directions is measured.
     init : path, optional
         Archive of a joint embedding of the same sizes and the same words to start from (fine-tuning).
+    device : str
+        See :class:`DecoderTask`.
     **options
         See :data:`EMBEDDING`.
     """
@@ -379,8 +389,8 @@ class EmbeddingTask:
 
     def __init__(self, captions: Sequence[str], features: np.ndarray, worddict: Mapping[str, int],
                  saveto: str | os.PathLike, heldout: tuple[Sequence[str], np.ndarray] | None = None,
-                 init: str | os.PathLike | None = None, **options: Any):
-        self.options = options_of(EMBEDDING, options)
+                 init: str | os.PathLike | None = None, device: str = "cpu", **options: Any):
+        self.options, self.device = options_of(EMBEDDING, options), device
         o = self.options
         if features.ndim != 2 or len(captions) != len(features):
             raise StorytellerError(f"{len(captions)} training captions, but their image features have shape "
@@ -415,7 +425,8 @@ class EmbeddingTask:
         return losses.embedding_cost(p, *inputs, margin=self.options["margin"])
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
-        found = prepare_data([self._captions[i] for i in rows], self.options["maxlen_w"], self.options["n_words"])
+        found = prepare_data([self._captions[i] for i in rows], self.options["maxlen_w"], self.options["n_words"],
+                             _multiple(self.device))
         if found is None or len(found[2]) < 2:  # a single pair has nothing to be ranked against
             return None
         x, mask, kept = found
@@ -428,7 +439,7 @@ class EmbeddingTask:
         if self._heldout is None:
             return None
         arrays = {name: value.get_value(borrow=True) for name, value in p.items()}
-        model = JointEmbedding(self.options, arrays, self._worddict, ())
+        model = JointEmbedding(self.options, arrays, self._worddict, (), self.device)
         captions, features = self._heldout
         sentences, images = encode_sentences(model, captions), encode_images(model, features)
         return float(sum(sum(rank(images, sentences, per_image=self._per_image)[:3])
@@ -441,6 +452,10 @@ class EmbeddingTask:
 
     def sample(self, params: dict[str, np.ndarray]) -> list[str]:
         return []
+
+
+def _multiple(device: str) -> int:
+    return 1 if device == "cpu" else _STEPS
 
 
 # Starting from a model.

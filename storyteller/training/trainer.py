@@ -54,6 +54,8 @@ class Task(Protocol):
         ``'lower'`` or ``'higher'``: what is better in the held-out measure.
     unit : str
         What a minibatch is counted in: ``'words'`` or ``'pairs'``.
+    device : str
+        Where it is trained and measured, see :func:`storyteller.backend.function`.
     """
 
     options: dict[str, Any]
@@ -63,6 +65,7 @@ class Task(Protocol):
     init_key: int
     better: str
     unit: str
+    device: str
 
     def inputs(self) -> list[Any]:
         """Symbolic inputs of a minibatch."""
@@ -131,8 +134,6 @@ class Trainer:
         The model's archive; the checkpoint and the log stand beside it.
     resume : bool
         Go on from the checkpoint.  Without one the training starts anew.
-    device : str
-        See :func:`storyteller.backend.function`.
 
     Raises
     ------
@@ -140,7 +141,7 @@ class Trainer:
         If the checkpoint is damaged or was made with other options or data.
     """
 
-    def __init__(self, task: Task, saveto: str | os.PathLike, resume: bool = False, device: str = "cpu"):
+    def __init__(self, task: Task, saveto: str | os.PathLike, resume: bool = False):
         from .. import backend as be
         self.task, self.saveto = task, os.fspath(saveto)
         options = task.options
@@ -163,7 +164,7 @@ class Trainer:
         elif options.get("warmup"):
             rate = optimise.warmup(rate, options["warmup"])
         self.optimiser = OPTIMISERS[options["optimizer"]](self.p, gradients, scale, learning_rate=rate)
-        self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, device)
+        self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, task.device)
         self.rng = np.random.default_rng(options["seed"])
         self.update, self.seconds, self.best = 0, 0.0, None
         self._words = 0.0               # (or pairs) that were trained on
