@@ -194,7 +194,7 @@ def test_resuming_with_other_settings():
     state = ORDERS["bucketed"]().get_state()
     with raises("batch_size 64"):
         BucketedBatches(triplet_lengths(), 32, seed=3, pool=1000, maxlen=30).set_state(state)
-    with raises("lengths_crc"):
+    with raises("lengths"):
         BucketedBatches(triplet_lengths(seed=6), 64, seed=3, pool=1000, maxlen=30).set_state(state)
     with raises("HomogeneousBatches"):
         ORDERS["homogeneous"]().set_state(state)

@@ -7,13 +7,13 @@ is the better default: batches of about equal length on all sides of a triplet.
 """
 from __future__ import annotations
 
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
+from .. import cache
 from ..errors import StorytellerError
 
 __all__ = ["BucketedBatches", "HomogeneousBatches", "prepare_data", "prepare_triplets"]
@@ -166,12 +166,9 @@ def _as_table(lengths: Any) -> np.ndarray:
     return lengths
 
 
-def _fingerprint(lengths: np.ndarray) -> int:
-    """A check number of the lengths, the same for every integer dtype and platform."""
-    crc = 0
-    for first in range(0, len(lengths), 1 << 20):
-        crc = zlib.crc32(np.ascontiguousarray(lengths[first:first + (1 << 20)], dtype="<i4").tobytes(), crc)
-    return crc
+def _key_of(lengths: np.ndarray) -> str:
+    """The same for every integer dtype and platform."""
+    return cache.fingerprint(np.asarray(lengths, dtype="<i4"))
 
 
 def _checked_rows(rows: np.ndarray | None, count: int) -> np.ndarray | None:
@@ -237,7 +234,7 @@ class HomogeneousBatches(_Batches):
         self._rows = _checked_rows(rows, len(table))
         self.batch_size = _positive("batch_size", batch_size)
         self.maxlen = maxlen
-        self._check = _fingerprint(table)
+        self._lengths_key = _key_of(table)
         lengths = table[:, 0]
         self._size = len(lengths)
         # One sort instead of a search per length.
@@ -289,7 +286,7 @@ class HomogeneousBatches(_Batches):
 
     def _settings(self) -> dict[str, Any]:
         return {"batch_size": self.batch_size, "maxlen": self.maxlen, "sentences": self._size,
-                "lengths_crc": self._check}
+                "lengths": self._lengths_key}
 
     def get_state(self) -> dict[str, Any]:
         """Where the walk is, as plain data for a checkpoint (JSON or pickle).
@@ -389,7 +386,7 @@ class BucketedBatches(_Batches):
         self.seed = int(seed)
         self._table = _as_table(lengths)
         self._rows = _checked_rows(rows, len(self._table))
-        self._check = _fingerprint(self._table)
+        self._lengths_key = _key_of(self._table)
         fits = np.ones(len(self._table), bool) if maxlen is None else (self._table < maxlen).all(axis=1)
         self._all = np.flatnonzero(fits).astype(np.int32 if len(fits) < 1 << 31 else np.int64)
         self.n_sentences = len(self._all)
@@ -435,7 +432,7 @@ class BucketedBatches(_Batches):
 
     def _settings(self) -> dict[str, Any]:
         return {"seed": self.seed, "batch_size": self.batch_size, "maxlen": self.maxlen,
-                "pool size": self.pool, "sentences": len(self._table), "lengths_crc": self._check}
+                "pool size": self.pool, "sentences": len(self._table), "lengths": self._lengths_key}
 
     def get_state(self) -> dict[str, Any]:
         """Where the walk is, as plain data for a checkpoint (JSON or pickle)."""

@@ -5,7 +5,6 @@ folder beside the model, and used again as long as what it was made from is the 
 """
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import logging
@@ -181,7 +180,7 @@ class WorkFolder:
 
     def corpus(self, name: str, words: Mapping[str, int]) -> Any:
         """The texts as word indices: an EncodedCorpus."""
-        key = f"{self._made[f'{name}.txt']} {_digest(word_list(words))}"
+        key = f"{self._made[f'{name}.txt']} {cache.fingerprint(word_list(words))}"
         if self._made.get(f"{name}.tokens.npy") == key:
             try:
                 return EncodedCorpus(self._file(name))
@@ -245,10 +244,6 @@ def encode_passages(model: Any, passages: Sequence[str], context: str = "passage
     if context == "sentences":
         return style.sentence_means(model, [passage.split("\t") for passage in passages], verbose=False)
     return skipthoughts.encode(model, [passage.replace("\t", " ") for passage in passages], verbose=verbose)
-
-
-def _digest(lines: Iterable[str]) -> str:
-    return hashlib.blake2b("\n".join(lines).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
 
 
 def count_indices(corpus: EncodedCorpus, n_words: int) -> np.ndarray:

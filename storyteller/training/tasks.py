@@ -8,14 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import re
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .. import evaluation, files, text
+from .. import cache, evaluation, files, text
 from ..errors import StorytellerError
 from . import losses
 from .batches import BucketedBatches, HomogeneousBatches, prepare_data, prepare_triplets
@@ -72,7 +71,7 @@ class _WordTask(ABC):
     """What the two tasks that predict words share: the output layer's cost, and perplexity."""
 
     better, unit = "lower", "words"
-    init_key = 0
+    init_key = ""
     device: str
     options: dict[str, Any]
     params: dict[str, np.ndarray]
@@ -186,9 +185,9 @@ class DecoderTask(_WordTask):
         if init is not None:
             check_decoder_init(o, self._vocabulary, init, self._saveto)
             self.params = _initial(self.params, init, self._saveto)
-            self.init_key = _crc(*self.params.values())
+            self.init_key = cache.fingerprint(*self.params.values())
         self._prepare_output(counts)
-        self.data_key = _crc(passages.tokens, vectors[:1024])
+        self.data_key = cache.fingerprint(passages.tokens, vectors[:1024])
         self._heldout, self._shown = [], []
         if heldout:
             texts, rows = heldout
@@ -285,9 +284,9 @@ class SkipThoughtsTask(_WordTask):
             archive = os.path.join(init, os.path.basename(self.archive))
             _check_words(skipthoughts_dictionary(init), self._words[:o["n_words"]], archive)
             self.params = _initial(self.params, archive, self.archive)
-            self.init_key = _crc(*self.params.values())
+            self.init_key = cache.fingerprint(*self.params.values())
         self._prepare_output(None if counts is None else counts[:o["n_words"]])
-        self.data_key = _crc(corpus.tokens)
+        self.data_key = cache.fingerprint(corpus.tokens)
         self._heldout = []
         if heldout is not None:
             rows = heldout.triplets()
@@ -385,7 +384,7 @@ class EmbeddingTask:
     """
 
     better, unit = "higher", "pairs"
-    init_key = 0
+    init_key = ""
 
     def __init__(self, captions: Sequence[str], features: np.ndarray, worddict: Mapping[str, int],
                  saveto: str | os.PathLike, heldout: tuple[Sequence[str], np.ndarray] | None = None,
@@ -405,13 +404,13 @@ class EmbeddingTask:
         self._captions = [np.array([worddict.get(word, 1) for word in caption.split()], dtype=np.int64)
                           for caption in captions]
         self._heldout = heldout
-        self.data_key = _crc(*self._captions, features[:1024])
+        self.data_key = cache.fingerprint(*self._captions, features[:1024])
         self.params = losses.init_embedding(o["dim_image"], o["dim_word"], o["dim"], o["n_words"],
                                             np.random.default_rng(o["seed"]), o["encoder"])
         if init is not None:
             _check_words(embedding_dictionary(init), _by_index(self._worddict, o["n_words"]), init)
             self.params = _initial(self.params, init, self._saveto)
-            self.init_key = _crc(*self.params.values())
+            self.init_key = cache.fingerprint(*self.params.values())
         self.batches = _ordered(np.array([len(c) for c in self._captions], dtype=np.int64), o)
         if o["batch_size"] < 2 or self.batches.n_sentences < 2:
             raise StorytellerError(f"{self._saveto}: {self.batches.n_sentences} captions of fewer than "
@@ -549,14 +548,6 @@ def _initial(params: Mapping[str, np.ndarray], archive: str | os.PathLike, savet
     """A model's arrays in place of `params`; all names and shapes must be equal."""
     _check_arrays({name: array.shape for name, array in params.items()}, archive, saveto)
     return files.load_arrays(archive, list(params))
-
-
-def _crc(*arrays: np.ndarray) -> int:
-    """A check number of data, so that a training is not resumed on other data."""
-    crc = 0
-    for array in arrays:
-        crc = zlib.crc32(np.ascontiguousarray(array).tobytes(), crc)
-    return crc
 
 
 def _ordered(lengths: np.ndarray, options: Mapping[str, Any], rows: np.ndarray | None = None) -> Any:

@@ -46,10 +46,10 @@ class Task(Protocol):
         Initial parameters.
     batches
         Order of the training rows, see :mod:`storyteller.training.batches`.
-    data_key : int
-        A check number of the training data.
-    init_key : int
-        A check number of the model that the training starts from; 0 for random parameters.
+    data_key : str
+        The fingerprint of the training data.
+    init_key : str
+        That of the model that the training starts from; empty for random parameters.
     better : str
         ``'lower'`` or ``'higher'``: what is better in the held-out measure.
     unit : str
@@ -61,8 +61,8 @@ class Task(Protocol):
     options: dict[str, Any]
     params: dict[str, np.ndarray]
     batches: Any
-    data_key: int
-    init_key: int
+    data_key: str
+    init_key: str
     better: str
     unit: str
     device: str
@@ -203,7 +203,7 @@ class Trainer:
             with np.load(path, allow_pickle=False) as archive:
                 state = json.loads(archive["state"].tobytes())
                 self._check_options(path, state["options"])
-                if state.get("init", 0) != self.task.init_key:
+                if state["init"] != self.task.init_key:
                     raise StorytellerError(f"{path}: was begun from other initial parameters: resume with the "
                                            "same model to start from (init), or start anew without resuming")
                 if state["data"] != self.task.data_key:
