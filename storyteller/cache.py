@@ -215,7 +215,7 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
 
 
 def _make_folder(folder: Path) -> None:
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
 
 
 def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
@@ -228,7 +228,7 @@ def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
             array = np.lib.format.open_memmap(path, mode="r")
             if array.shape == shape and array.dtype == np.float32:
                 return array
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         return None
     except Exception as error:  # whatever is wrong with it, it is made again
         _log.debug("%s: %s", path, error)
@@ -301,7 +301,7 @@ def _open_part(path: Path) -> IO[bytes]:
         os, "O_BINARY", 0)
     for again in (True, False):
         try:
-            descriptor = os.open(path, flags, 0o600)
+            descriptor = os.open(path, flags, 0o666)    # but for the umask: others may read a cache
         except OSError as error:
             if error.errno != errno.ELOOP or not again:
                 raise

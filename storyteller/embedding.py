@@ -248,7 +248,7 @@ def embed_captions(model: JointEmbedding, captions: Sequence[str], path: str | o
         If captions is a single string or holds something that is no text.
     """
     model, captions = _checked(model), as_sentences(captions, "captions")
-    if path is None:
+    if path is None or not captions:
         return encode_sentences(model, captions, verbose, _BATCH)
     if not isinstance(path, (str, os.PathLike)):
         raise StorytellerError(f"path is {shown(path)}: expected the file of the captions")

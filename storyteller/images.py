@@ -8,8 +8,6 @@ import io
 import logging
 import os
 import re
-import threading
-import warnings
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,6 +18,7 @@ import numpy as np
 from . import files
 from .efficientnet import EfficientNetLite0, load_params
 from .errors import StorytellerError, shown
+from .progress import without_warnings
 from .vgg import CROP, ConvNet
 
 _log = logging.getLogger(__name__)
@@ -51,10 +50,6 @@ _NOT_READ = ((rb"%!PS|\xc5\xd0\xd3\xc6", "an EPS or PostScript drawing: export i
              (rb"8BPS", "a Photoshop file: export it as PNG"),
              (rb"\x89HDF\r\n", "an HDF5 file: give the array that it holds"),
              (rb"....ftyp(qt|isom|iso2|mp4|M4V|avc1|3gp)|RIFF....AVI |\x1aE\xdf\xa3", "a film: give one of its frames"))
-
-_pillow = threading.Lock()      # Pillow's tolerance of truncated files, and Python's filters of warnings, are global
-if hasattr(os, "register_at_fork"):     # a child of a fork would wait for ever for a thread that it does not have
-    os.register_at_fork(before=_pillow.acquire, after_in_parent=_pillow.release, after_in_child=_pillow.release)
 
 
 class Picture(NamedTuple):
@@ -267,8 +262,7 @@ def _check_size(size: tuple[int, int], name: str, most: int = MAX_PIXELS) -> Non
 def _decode(opened: Callable[[], Any], name: str, draft: bool = False) -> tuple[np.ndarray, bool]:
     from PIL import Image as pil
     from PIL import ImageFile, ImageOps
-    with _pillow, warnings.catch_warnings():
-        warnings.simplefilter("ignore")     # of odd metadata and large pictures
+    with without_warnings():    # of odd metadata and large pictures; one thread at a time, as what follows is global
         before = ImageFile.LOAD_TRUNCATED_IMAGES    # Pillow's only way to read a truncated file
         try:
             truncated = False

@@ -2,13 +2,32 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 # Control characters but tab and newline, characters that turn the direction of text, and halves of surrogate pairs
 # (bytes of file names that are no UTF-8).
 _UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+# Python's filters of warnings belong to all threads: of two that change them at once, one may leave them changed.
+_filters = threading.RLock()
+if hasattr(os, "register_at_fork"):     # a child of a fork would wait for ever for a thread that it does not have
+    os.register_at_fork(before=_filters.acquire, after_in_parent=_filters.release, after_in_child=_filters.release)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Show no warnings (of Python's :mod:`warnings`) meanwhile.  One thread at a time is let in."""
+    with _filters, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def printable(text: str, stream: TextIO | None = None) -> str:
@@ -51,9 +70,7 @@ def progress_bar(total: int | None, description: str, unit: str, verbose: bool =
     """
     notebook = "ipykernel" in sys.modules
     if notebook:
-        import warnings
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")     # that without ipywidgets the bar is one of text
+        with without_warnings():    # that without ipywidgets the bar is one of text
             from tqdm.auto import tqdm
     else:
         from tqdm import tqdm

@@ -6,6 +6,8 @@ import io
 import multiprocessing
 import pickle
 import threading
+import traceback
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -130,7 +132,7 @@ def test_a_process_forked_while_a_thread_opens_a_picture():
 
     class Slow(io.BytesIO):
         def read(self, size=-1):
-            if images._pillow.locked():
+            if "_decode" in [frame.name for frame in traceback.extract_stack()]:
                 opening.set()
                 go_on.wait(60)
             return super().read(size)
@@ -144,6 +146,12 @@ def test_a_process_forked_while_a_thread_opens_a_picture():
     child.kill()
     thread.join()
     assert child.exitcode == 0
+
+
+def test_the_filters_of_warnings_stay():
+    before = list(warnings.filters)
+    at_once(lambda picture: images.open_image(picture), PICTURES * 6)
+    assert warnings.filters == before
 
 
 @needs_models

@@ -6,12 +6,12 @@ import importlib.util
 import logging
 import os
 import sys
-import warnings
 from typing import Any
 
 import numpy as np
 
 from ..errors import StorytellerError
+from ..progress import without_warnings
 
 _INSTALL = ("install one with `pip install pytensor` (Python 3.11 and newer) or `pip install 'numpy<1.24' "
             "Theano==1.0.5 Lasagne==0.1` (3.9, 3.10)")
@@ -43,8 +43,7 @@ def _import_engine() -> tuple[str, Any]:
 
 
 def _imported(name: str) -> Any:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with without_warnings():
         importlib.import_module(f"{name}.tensor")
         if name == "theano":
             importlib.import_module("theano.tensor.signal.pool")
@@ -304,8 +303,7 @@ def import_lasagne():
         stand_in.max_pool_2d = T.signal.pool.pool_2d
         sys.modules[name] = T.signal.downsample = stand_in
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with without_warnings():
             import lasagne
     except ImportError as error:
         raise StorytellerError(f"Lasagne cannot be imported ({error}): "
