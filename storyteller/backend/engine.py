@@ -299,7 +299,7 @@ def import_lasagne():
     # Lasagne imports a module that Theano renamed in 0.9; the new one serves it as well.
     name = "theano.tensor.signal.downsample"
     if name not in sys.modules:
-        stand_in = types.ModuleType(name)
+        stand_in: Any = types.ModuleType(name)
         stand_in.max_pool_2d = T.signal.pool.pool_2d
         sys.modules[name] = T.signal.downsample = stand_in
     try:

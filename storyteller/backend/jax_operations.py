@@ -147,12 +147,12 @@ def register() -> None:
     @converts(operations._SoftmaxCrossEntropy)
     def _(op):
         return jax.value_and_grad(
-            lambda *inputs: softmax_costs(*inputs, op.epsilon, op.smoothing))
+            lambda logits, targets, weights: softmax_costs(logits, targets, weights, op.epsilon, op.smoothing))
 
     @converts(operations._SoftmaxOutput)
     def _(op):
-        def cost(x, W, b, *rest):
-            return softmax_costs(x @ W + b, *rest, op.epsilon, op.smoothing)
+        def cost(x, W, b, targets, weights):
+            return softmax_costs(x @ W + b, targets, weights, op.epsilon, op.smoothing)
 
         def with_gradients(*inputs):
             value, gradients = jax.value_and_grad(cost, argnums=(0, 1, 2))(*inputs)

@@ -338,11 +338,11 @@ LOGITS_BLOCK = 16 << 20        # logits that exist at a time, unless a weight's 
 
 
 def softmax_costs(logits: np.ndarray, b: np.ndarray | None, targets: np.ndarray, weights: np.ndarray,
-                   epsilon: float, smoothing: float) -> tuple[np.float64, np.ndarray]:
+                   epsilon: float, smoothing: float) -> tuple[np.float64, Any]:
     """The cost of a block of rows, and its gradient by b; ``logits`` becomes the gradient by itself."""
     classes = logits.shape[1]
 
-    def work(start: int, stop: int) -> tuple[np.float64, np.ndarray]:
+    def work(start: int, stop: int) -> tuple[np.float64, Any]:
         e, target, weight = logits[start:stop], targets[start:stop], weights[start:stop]
         rows = np.arange(stop - start)
         if b is not None:
@@ -364,13 +364,11 @@ def softmax_costs(logits: np.ndarray, b: np.ndarray | None, targets: np.ndarray,
         if smoothing:
             e -= (slope * np.float32(smoothing / classes))[:, None]
         e[rows, target] -= slope * np.float32(1 - smoothing)
-        return np.sum(costs * weight, dtype=np.float64), e.sum(axis=0) if b is not None else 0
+        return np.sum(costs * weight, dtype=np.float64), e.sum(axis=0) if b is not None else None
 
     done = in_threads(work, len(logits), max(1, SOFTMAX_BLOCK // classes))
-    cost, d_b = np.float64(0), 0
-    for part, d_part in done:
-        cost, d_b = cost + part, d_b + d_part
-    return cost, d_b
+    cost = sum((part for part, _ in done), np.float64(0))
+    return cost, sum(d_part for _, d_part in done) if b is not None else None
 
 
 def softmax_output(x: np.ndarray, W: np.ndarray, b: np.ndarray, targets: np.ndarray, weights: np.ndarray,

@@ -58,7 +58,8 @@ class _SameConv2d(Op):
         return Apply(self, [x, w, b], [T.tensor4(dtype="float32")])
 
     def perform(self, node, inputs, outputs):
-        outputs[0][0] = kernels.same_conv2d(*inputs, self.stride, self.groups, self.limit)
+        x, w, b = inputs
+        outputs[0][0] = kernels.same_conv2d(x, w, b, self.stride, self.groups, self.limit)
 
 
 class _MaxPool2d(Op):
@@ -201,8 +202,8 @@ class _Join(GradientOp):
         self.axis = axis
 
     def make_node(self, *arrays):
-        arrays = [as_float32(x) for x in arrays]
-        return Apply(self, arrays, [tensor_of(arrays[0].ndim)])
+        inputs = [as_float32(x) for x in arrays]
+        return Apply(self, inputs, [tensor_of(inputs[0].ndim)])
 
     def perform(self, node, inputs, outputs):
         outputs[0][0] = np.concatenate(inputs, axis=self.axis)
@@ -366,7 +367,8 @@ class _SoftmaxOutput(GradientOp):
         return Apply(self, inputs, [tensor_of(ndim) for ndim in ((0, 2, 2, 1) if self.gradient else (0,))])
 
     def perform(self, node, inputs, outputs):
-        found = kernels.softmax_output(*inputs, self.epsilon, self.smoothing, self.gradient)
+        x, W, b, targets, weights = inputs
+        found = kernels.softmax_output(x, W, b, targets, weights, self.epsilon, self.smoothing, self.gradient)
         for output, value in zip(outputs, found):
             output[0] = value
 
@@ -390,8 +392,8 @@ class _Scale(Op):
         self.view_map = {i: [i + 1] for i in range(count)}
 
     def make_node(self, factor, *arrays):
-        arrays = [as_float32(x) for x in arrays]
-        return Apply(self, [as_float32(factor), *arrays], [tensor_of(x.ndim) for x in arrays])
+        inputs = [as_float32(x) for x in arrays]
+        return Apply(self, [as_float32(factor), *inputs], [tensor_of(x.ndim) for x in inputs])
 
     def perform(self, node, inputs, outputs):
         for output, array in zip(outputs, inputs[1:]):
@@ -483,7 +485,8 @@ class _RankingLoss(GradientOp):
         return Apply(self, inputs, [tensor_of(0), *[x.type() for x in inputs]])
 
     def perform(self, node, inputs, outputs):
-        for output, value in zip(outputs, kernels.ranking_loss(*inputs, self.margin)):
+        images, sentences = inputs
+        for output, value in zip(outputs, kernels.ranking_loss(images, sentences, self.margin)):
             output[0] = value
 
     def connection_pattern(self, node):
@@ -509,7 +512,8 @@ class _Embedding(GradientOp):
         return Apply(self, [as_float32(table), as_int64(index)], [tensor_of(2)])
 
     def perform(self, node, inputs, outputs):
-        outputs[0][0] = kernels.take(*inputs, self.axis)
+        table, index = inputs
+        outputs[0][0] = kernels.take(table, index, self.axis)
 
     def connection_pattern(self, node):
         return [[True], [False]]
@@ -631,8 +635,8 @@ class _Sum(Op):
     __props__ = ()
 
     def make_node(self, *arrays):
-        arrays = [as_float32(x) for x in arrays]
-        return Apply(self, arrays, [arrays[0].type()])
+        inputs = [as_float32(x) for x in arrays]
+        return Apply(self, inputs, [inputs[0].type()])
 
     def perform(self, node, inputs, outputs):
         total = inputs[0].copy()

@@ -103,7 +103,7 @@ def captions_per_image(images: np.ndarray, captions: int) -> int:
               for first in range(0, len(images), 4096)]  # images may be memory-mapped
     runs = np.diff(np.flatnonzero(np.concatenate([[True], *differ, [True]])))
     whole = runs[:-1] if len(runs) > 1 else runs
-    each = int(np.bincount(whole).argmax())
+    each = int(np.argmax(np.bincount(whole)))
     if (whole % each).any():  # two images in a row may be the same
         raise StorytellerError(f"images have unequally many captions ({int(whole.min())} to {int(whole.max())}, by "
                                "the rows in a row that are the same): expected the same number for each; give "
@@ -184,10 +184,8 @@ def evalrank(model: Any, data: str | os.PathLike | tuple[Sequence[str], np.ndarr
     if isinstance(data, (str, os.PathLike)):
         folder = os.path.abspath(data)
         start = os.path.join(folder, f"{os.path.basename(folder)}_{split}")
-        captions = text.read_captions(f"{start}_caps.txt", aligned=True)
-        features = files.load_matrix(f"{start}_ims.npy")
-    else:
-        captions, features = data
+        data = text.read_captions(f"{start}_caps.txt", aligned=True), files.load_matrix(f"{start}_ims.npy")
+    captions, features = data
     per_image = captions_per_image(features, len(captions))
     images = embedding.encode_images(model, features)
     sentences = embedding.encode_sentences(model, captions)

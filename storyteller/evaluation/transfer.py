@@ -77,11 +77,11 @@ def classify(vectors: np.ndarray, labels: Sequence[Any], folds: int = 10, *,
     need_sklearn()
     from sklearn.metrics import f1_score
 
-    vectors, labels = _labelled(vectors, labels, "vectors", "labels")
-    counts = Counter(labels.tolist())
+    vectors, known = _labelled(vectors, labels, "vectors", "labels")
+    counts: Counter[Any] = Counter(known.tolist())
     if len(counts) < 2:
         raise StorytellerError(f"labels has only {next(iter(counts))!r}: expected at least two different labels")
-    _check_folds(folds, len(labels))
+    _check_folds(folds, len(known))
     rare, count = min(counts.items(), key=lambda item: item[1])
     if count < 2:
         raise StorytellerError(f"label {rare!r} occurs once: expected each at least twice, so that it can be both "
@@ -89,20 +89,22 @@ def classify(vectors: np.ndarray, labels: Sequence[Any], folds: int = 10, *,
     Cs = _strengths(Cs)
     if (test_vectors is None) != (test_labels is None):
         raise StorytellerError("one of test_vectors and test_labels is missing: give both or none")
+    predicted: np.ndarray
+    chosen: Any
     if test_vectors is not None and test_labels is not None:
         test_vectors, truth = _labelled(test_vectors, test_labels, "test_vectors", "test_labels")
         if test_vectors.shape[1] != vectors.shape[1]:
             raise StorytellerError(f"test_vectors have {test_vectors.shape[1]} columns and vectors "
                                    f"{vectors.shape[1]}: expected vectors of one model")
-        model = _fitted(vectors, labels, folds, Cs, seed)
+        model = _fitted(vectors, known, folds, Cs, seed)
         predicted, chosen = model.predict(test_vectors), model.best_params_["C"]
     else:
-        truth, predicted, chosen = labels, np.empty_like(labels), []
-        for train, test in _folds(labels, folds, seed):
-            if len(set(labels[train].tolist())) < 2:
+        truth, predicted, chosen = known, np.empty_like(known), []
+        for train, test in _folds(known, folds, seed):
+            if len(set(known[train].tolist())) < 2:
                 raise StorytellerError(f"labels has too few of a kind for {folds} folds: give more data or fewer "
                                        "folds")
-            model = _fitted(vectors[train], labels[train], min(folds, len(train)), Cs, seed)
+            model = _fitted(vectors[train], known[train], min(folds, len(train)), Cs, seed)
             predicted[test] = model.predict(vectors[test])
             chosen.append(model.best_params_["C"])
     result = {"accuracy": 100 * float(np.mean(predicted == truth)), "C": chosen, "n": len(truth)}
@@ -142,8 +144,8 @@ def relatedness(vectors: np.ndarray, scores: Sequence[float], test_vectors: np.n
     from sklearn.model_selection import KFold
 
     sets = []
-    for name, X, y in (("", vectors, scores), ("test_", test_vectors, test_scores)):
-        X, y = _labelled(X, y, name + "vectors", name + "scores")
+    for name, given, known in (("", vectors, scores), ("test_", test_vectors, test_scores)):
+        X, y = _labelled(given, known, name + "vectors", name + "scores")
         if y.dtype.kind not in "fiu" or not ((y >= 1) & (y <= 5)).all():
             raise StorytellerError(f"{name}scores holds something else than numbers from 1 to 5: expected SICK's "
                                    "relatedness_score")
@@ -153,7 +155,7 @@ def relatedness(vectors: np.ndarray, scores: Sequence[float], test_vectors: np.n
         raise StorytellerError(f"test_vectors have {test_X.shape[1]} columns and vectors {X.shape[1]}: expected "
                                "vectors of one model")
     _check_folds(folds, len(y))
-    if y.min() == y.max():
+    if np.min(y) == np.max(y):
         raise StorytellerError("scores are all the same: expected different ones to learn from")
     Cs = _strengths(Cs)
 
@@ -164,7 +166,7 @@ def relatedness(vectors: np.ndarray, scores: Sequence[float], test_vectors: np.n
 
     best = min(Cs, key=error) if len(Cs) > 1 else Cs[0]
     predicted = _graded(X, y, best)(test_X)
-    varied = len(test_y) > 1 and test_y.min() < test_y.max() and predicted.min() < predicted.max()
+    varied = len(test_y) > 1 and np.min(test_y) < np.max(test_y) and np.min(predicted) < np.max(predicted)
     return {"pearson": float(scipy.stats.pearsonr(predicted, test_y)[0]) if varied else float("nan"),
             "spearman": float(scipy.stats.spearmanr(predicted, test_y)[0]) if varied else float("nan"),
             "mse": float(np.mean((predicted - test_y) ** 2)), "C": best}
@@ -195,13 +197,13 @@ def need_sklearn() -> None:
 
 def _labelled(vectors: np.ndarray, labels: Sequence[Any], name: str, label_name: str,
               ) -> tuple[np.ndarray, np.ndarray]:
-    vectors, labels = np.asarray(vectors), np.asarray(labels)
-    if vectors.ndim != 2 or labels.ndim != 1 or len(vectors) != len(labels) or not len(labels):
-        raise StorytellerError(f"{name} has shape {vectors.shape} and {label_name} {labels.shape}: expected "
+    vectors, known = np.asarray(vectors), np.asarray(labels)
+    if vectors.ndim != 2 or known.ndim != 1 or len(vectors) != len(known) or not len(known):
+        raise StorytellerError(f"{name} has shape {vectors.shape} and {label_name} {known.shape}: expected "
                                "(n, dim) and (n,), one label a row")
     if vectors.dtype.kind not in "fiu" or not np.isfinite(vectors).all():
         raise StorytellerError(f"{name} holds something else than finite numbers: expected sentence vectors")
-    return vectors, labels
+    return vectors, known
 
 
 def _check_folds(folds: int, n: int) -> None:

@@ -63,7 +63,7 @@ def prepare_data(sequences: Sequence[Any], maxlen: int | None = None, n_words: i
     kept = _short(sequences, maxlen)
     if not len(kept):
         return None
-    return (*_pad([sequences[i] for i in kept], n_words, multiple), kept)
+    return (*_pad([sequences[i] for i in kept.tolist()], n_words, multiple), kept)
 
 
 def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous: Sequence[Any],
@@ -99,7 +99,7 @@ def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous:
                                  axis=0))
     if not len(kept):
         return None
-    padded = (_pad([side[i] for i in kept], n_words, multiple) for side in sides)
+    padded = (_pad([side[i] for i in kept.tolist()], n_words, multiple) for side in sides)
     return (*(array for pair in padded for array in pair), kept)
 
 

@@ -414,7 +414,7 @@ class EncodedCorpus(Sequence[np.ndarray]):
             If there is none.
         """
         words = self.lengths > 0
-        rows = np.flatnonzero(words[:-2] & words[1:-1] & words[2:]) + 1 if len(words) > 2 else []
+        rows = np.flatnonzero(words[:-2] & words[1:-1] & words[2:]) + 1  # of fewer than three: none
         if not len(rows):
             raise StorytellerError(f"{self.path}: has nowhere three sentences in a row ("
                                    f"{_count(int(words.sum()), 'sentence')}): skip-thoughts learn from "

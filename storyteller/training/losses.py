@@ -161,7 +161,7 @@ def skipthoughts_inputs() -> list[Variable]:
 
 
 def skipthoughts_cost(p: Mapping[str, Variable], x: Variable, x_mask: Variable, y: Variable,
-                      y_mask: Variable, z: Variable, z_mask: Variable,
+                      y_mask: Variable, z: Variable, z_mask: Variable, *,
                       words: WordCost = WordCost()) -> Variable:    # noqa: B008  (frozen)
     """Skip-thoughts (Kiros et al. 2015, arXiv:1506.06726, section 2.1): the sentence's vector predicts both
     of its neighbours.
@@ -303,7 +303,7 @@ def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float) 
     return be.pairwise_ranking_loss(images, sentences, margin)
 
 
-def embedding_cost(p: Mapping[str, Variable], x: Variable, mask: Variable, im: Variable,
+def embedding_cost(p: Mapping[str, Variable], x: Variable, mask: Variable, im: Variable, *,
                    margin: float = 0.2) -> Variable:
     """The ranking loss of a batch of sentences and images.
 

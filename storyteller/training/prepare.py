@@ -59,6 +59,8 @@ def number_words(dictionary: str | None, n_words: int, texts: Iterable[str], ver
     """
     if n_words < 3:
         raise StorytellerError(f"option 'n_words' is {n_words}: expected at least 3, <eos>, UNK and a word")
+    words: dict[str, int]
+    counts: dict[str, int]
     if dictionary is None:
         words, counts = vocabulary.build(texts, None, 1, verbose)
     else:

@@ -96,7 +96,7 @@ class _WordTask(ABC):
     def _word_cost(self, inputs: list[Any], count: int) -> losses.WordCost:
         from .. import backend as be
         options = self.options
-        if len(inputs) == count:
+        if self._proposal is None:
             return losses.WordCost(epsilon=options["epsilon"], smoothing=options["label_smoothing"])
         return losses.WordCost(epsilon=options["epsilon"], smoothing=options["label_smoothing"],
                                samples=inputs[count], log_expected=be.shared(self._proposal.log_expected()))
@@ -304,9 +304,9 @@ class SkipThoughtsTask(_WordTask):
         sides = [[corpus[i] for i in rows + step] for step in (0, 1, -1)]
         arrays: list[np.ndarray] = []
         for turn in ((1, -1) if self.options["bidirectional"] else (1,)):
-            found = prepare_triplets(*([row[::turn] for row in side] for side in sides),
-                                     maxlen=self.options["maxlen_w"], n_words=self.options["n_words"],
-                                     multiple=_multiple(self.device))
+            current, following, previous = ([row[::turn] for row in side] for side in sides)
+            found = prepare_triplets(current, following, previous, self.options["maxlen_w"], self.options["n_words"],
+                                     _multiple(self.device))
             if found is None:
                 return None
             arrays += found[:6]

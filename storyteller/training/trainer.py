@@ -166,7 +166,8 @@ class Trainer:
         self.optimiser = OPTIMISERS[options["optimizer"]](self.p, gradients, scale, learning_rate=rate)
         self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, task.device)
         self.rng = np.random.default_rng(options["seed"])
-        self.update, self.seconds, self.best = 0, 0.0, None
+        self.update, self.seconds = 0, 0.0
+        self.best: float | None = None
         self._words = 0.0               # (or pairs) that were trained on
         self._since_row = [0.0, 0.0]    # cost and words since the last row of the log
         self._written = 0  # updates at the last checkpoint

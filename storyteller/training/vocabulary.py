@@ -365,7 +365,7 @@ def _vector_kind(path: str, head: bytes) -> str | None:
     import gzip
     import lzma
 
-    packed = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(head[:2], open)
+    packed: Any = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open, b"\xfd7": lzma.open}.get(head[:2], open)
     with packed(path, "rb") as file:
         first = file.readline(1 << 20).split()
         start = file.read(1 << 12)
