@@ -100,13 +100,13 @@ class JointEmbedding(Model):
             # other rows beside it a product may end in another last bit.)
             if self._projected is None:
                 self._projected = self._gru.project(self._Wemb)
-            return unit_rows(self._gru.last_states(self._projected, sequences, batch_size, progress))
+            return unit_rows(self._gru.final_states(self._projected, sequences, batch_size, progress))
         used, inverse = np.unique(np.concatenate(sequences) if words else np.zeros(0, np.int64),
                                   return_inverse=True)
         ends = np.cumsum([len(sequence) for sequence in sequences])[:-1]
         renumbered = np.split(inverse.reshape(-1), ends)
         projected = self._gru.project(self._Wemb[used])
-        return unit_rows(self._gru.last_states(projected, renumbered, batch_size, progress))
+        return unit_rows(self._gru.final_states(projected, renumbered, batch_size, progress))
 
 
 def _checked(model: Any) -> JointEmbedding:

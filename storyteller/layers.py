@@ -209,7 +209,7 @@ class GRUEncoder(Model):
         """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in) -> (n, 3 dim)."""
         return self._project(np.ascontiguousarray(vectors, dtype=np.float32))[0]
 
-    def last_states(self, projected: np.ndarray, sequences: Sequence[np.ndarray],
+    def final_states(self, projected: np.ndarray, sequences: Sequence[np.ndarray],
                     batch_size: int = 128, progress: Callable[[int], object] | None = None,
                     ) -> np.ndarray:
         """Run over the sequences from a zero state.
@@ -231,7 +231,7 @@ class GRUEncoder(Model):
         """
         states = np.zeros((len(sequences), self.dim), dtype=np.float32)
         lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        # Sorted by falling length: those still running are always the first rows, so no
+        # Sorted by descending length: those still running are always the first rows, so no
         # step is spent on padding and no mask is needed.
         for batch in sorted_batches(lengths, batch_size):
             padded = np.zeros((len(batch), lengths[batch[0]]), dtype=np.int64)

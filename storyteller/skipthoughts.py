@@ -298,7 +298,7 @@ def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose
     left, passes = 0, len(texts) * sum(map(len, model.groups))
     with progress_bar(passes, "encoding sentences", "pass", verbose and len(texts) > 1000) as bar:
         for group in model.groups:
-            parts = [encoder.last_states(encoder.project(table[used]), backwards if reverse else forwards,
+            parts = [encoder.final_states(encoder.project(table[used]), backwards if reverse else forwards,
                                          batch_size, bar.update)
                      for table, encoder, reverse in group]
             part = np.concatenate(parts, axis=1)

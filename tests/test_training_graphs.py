@@ -206,7 +206,7 @@ def test_gru_layer_is_the_steps(device):
     sequences = [np.arange(n) % 7 for n in (3, 1, 6)]
     vectors = normal(7, 6)
     encoder = layers.GRUEncoder(arrays)
-    expected = encoder.last_states(encoder.project(vectors), sequences)
+    expected = encoder.final_states(encoder.project(vectors), sequences)
     words = np.full((6, 3), -1)
     for i, s in enumerate(sequences):
         words[:len(s), i] = s

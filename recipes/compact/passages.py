@@ -79,7 +79,7 @@ def sentence_vectors(model: Any, sentences: corpus.EncodedCorpus, first: int, la
     parts = []
     for group in model.groups:
         parts.append(unit_rows(np.concatenate(
-            [encoder.last_states(encoder.project(table[used]), backwards if reverse else forwards, 512)
+            [encoder.final_states(encoder.project(table[used]), backwards if reverse else forwards, 512)
              for table, encoder, reverse in group], axis=1)))
     return np.concatenate(parts, axis=1)
 

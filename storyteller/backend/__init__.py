@@ -1,4 +1,4 @@
-"""The only room that knows which Theano this is.
+"""The only module that knows which Theano this is.
 
 Every graph of the package is written once, in Theano's language, with the names of
 this module.  Under them stands PyTensor (Python 3.11 and newer) or Theano 1.0.5 (Python
