@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 
 from .decoder import Passage
-from .embedding import encode_sentences
 from .text import detokenize, split_sentences, tokenize_words
 
 # The beam's best are much alike, and often what the decoder has learnt by heart; the passages drawn are
@@ -48,7 +47,8 @@ def image_similarity(vse: Any, passages: Sequence[Passage], query: np.ndarray) -
     flat = [sentence for row in told for sentence in texts[row]] + [" ".join(texts[row]) for row in told]
     found = np.zeros(len(passages), dtype=np.float32)
     if told:
-        scores = encode_sentences(vse, flat) @ np.asarray(query, dtype=np.float32)
+        # Of a novel's words many are unknown to a model of captions, which need not be said.
+        scores = vse.sentence_vectors(list(map(vse.indices, flat)), 128) @ np.asarray(query, dtype=np.float32)
         starts = np.cumsum([0, *(len(texts[row]) for row in told)])
         found[told] = np.maximum.reduceat(scores[:starts[-1]], starts[:-1]) + scores[starts[-1]:]
     return found

@@ -16,7 +16,7 @@ from . import cache, files
 from .errors import StorytellerError, check_count, check_floats, shown
 from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, unit_rows
 from .progress import progress_bar
-from .text import END, END_ID, UNK, UNK_ID, as_sentences, word_indices
+from .text import END, END_ID, UNK, UNK_ID, as_sentences, normalize, warn_unknown, word_indices
 
 _log = logging.getLogger(__name__)
 
@@ -78,7 +78,13 @@ class JointEmbedding(Model):
         return cache.fingerprint(*arrays, self.worddict, indices)
 
     def indices(self, sentence: str) -> np.ndarray:
-        """Word indices of a tokenised sentence, the final 0 (``<eos>``) included."""
+        """Word indices of a tokenised sentence, the final 0 (``<eos>``) included.
+
+        The sentence is read as :func:`storyteller.text.normalize` makes it where the model was trained on such
+        (``options["normalize"]``); the published ones were not.
+        """
+        if self.options.get("normalize"):
+            sentence = normalize(sentence)
         words = word_indices(sentence.split(), self.worddict, self.n_words)
         return np.array(words + [END_ID], dtype=np.int64)
 
@@ -195,8 +201,14 @@ def encode_sentences(model: JointEmbedding, X: Sequence[str], verbose: bool = Fa
     sequences = [_checked(model).indices(sentence) for sentence in as_sentences(X)]
     if not sequences:
         return np.zeros((0, model.dim), dtype=np.float32)
+    _warn_unknown(sequences)
     with progress_bar(len(sequences), "embedding sentences", "sentence", verbose) as bar:
         return model.sentence_vectors(sequences, batch_size, bar.update)
+
+
+def _warn_unknown(sequences: Sequence[np.ndarray]) -> None:
+    words = sum(map(len, sequences)) - len(sequences)       # without their ends
+    warn_unknown(sum(int(np.count_nonzero(sequence == UNK_ID)) for sequence in sequences), words, "joint embedding")
 
 
 def encode_images(model: JointEmbedding, IM: np.ndarray) -> np.ndarray:
@@ -255,6 +267,7 @@ def embed_captions(model: JointEmbedding, captions: Sequence[str], path: str | o
 
     def write(file: IO[bytes], start: int) -> None:
         with progress_bar(len(captions), "embedding captions (once)", "caption", verbose, start) as bar:
+            _warn_unknown([model.indices(caption) for caption in captions[:_CHUNK]])
             for first in range(start, len(captions), _CHUNK):
                 chunk = [model.indices(caption) for caption in captions[first:first + _CHUNK]]
                 file.write(model.sentence_vectors(chunk, _BATCH, bar.update).tobytes())

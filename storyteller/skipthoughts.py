@@ -41,6 +41,9 @@ class SkipThoughts(Model):
         Options of the two models, as saved with them; None likewise.
     dim : int
         Length of a thought vector.
+    normalize : bool
+        Whether texts are read as :func:`storyteller.text.normalize` makes them, as this model's training read them.
+        The published models', whose options do not say so, are read as they are.
 
     Notes
     -----
@@ -53,6 +56,7 @@ class SkipThoughts(Model):
                  uoptions: dict[str, Any] | None = None, boptions: dict[str, Any] | None = None):
         self.words, self.utable, self.btable = words, utable, btable
         self.uoptions, self.boptions = uoptions, boptions
+        self.normalize = any(bool(options and options.get("normalize")) for options in (uoptions, boptions))
         self._uni = None if uni is None else GRUEncoder(uni, "encoder", device)
         self._bi = [] if bi is None else [GRUEncoder(bi, prefix, device) for prefix in ENCODERS["bi_skip.npz"]]
         self.dim = sum(encoder.dim for group in self.groups for _, encoder, _ in group)
@@ -289,8 +293,14 @@ def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose
     vectors = np.zeros((len(texts), model.dim), dtype=np.float32)
     if not texts:
         return vectors
-    sequences = [model.rows(text.preprocess(sentence), use_eos) for sentence in texts]
+    if model.normalize:
+        texts = list(map(text.normalize, texts))
+    sequences = [model.rows(text.preprocess(sentence), False) for sentence in texts]
     flat = np.concatenate(sequences)
+    text.warn_unknown(int(np.count_nonzero(flat == model.words[UNK])), len(flat), "skip-thoughts model")
+    if use_eos:
+        sequences = [np.append(sequence, model.rows("", True)) for sequence in sequences]
+        flat = np.concatenate(sequences)
     # Each different word is looked up and projected once.
     used, inverse = np.unique(flat, return_inverse=True)
     forwards = np.split(inverse.reshape(-1), np.cumsum([len(s) for s in sequences])[:-1])

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import text
+from storyteller import compact, decoder, embedding, skipthoughts, style, text
 from storyteller.errors import StorytellerError
 from storyteller.files import text as plain
 from storyteller.training import corpus
@@ -517,3 +517,50 @@ def test_docstring_examples():
 
     result = doctest.testmod(text)
     assert result.attempted > 5 and result.failed == 0
+
+
+# One way of reading for what a model was trained on and what it is given.
+
+@pytest.fixture(scope="module")
+def compact_stv():
+    return skipthoughts.load_model(compact.FOLDER)
+
+
+def test_models_read_texts_as_their_training_did(compact_stv):
+    """Curly quotes and decomposed accents are those of the training for the compact models, and stay for the others."""
+    odd, plain_one = "\u201cI don\u2019t know\u201d \u2014 at the cafe\u0301.", "\"I don't know\" -- at the caf\u00e9."
+    vectors = skipthoughts.encode(compact_stv, [odd, plain_one], verbose=False)
+    assert compact_stv.normalize and (vectors[0] == vectors[1]).all()
+    np.testing.assert_allclose(style.make(compact_stv, [odd], 1, False), vectors[1], atol=1e-5)
+    vse = embedding.load_model(compact.paths()["vsemodel"])
+    assert (vse.indices("the dog \u2019s ball") == vse.indices("the dog 's ball")).all()
+    assert decoder.load_model(compact.paths()["decmodel"], compact.paths()["dictionary"]).options["normalize"]
+    original = skipthoughts.load_model(SKIP, verbose=False)
+    assert not original.normalize
+    a, b = skipthoughts.encode(original, ["he said \u201cno\u201d", 'he said "no"'], verbose=False)
+    assert (a != b).any()
+
+
+def test_a_style_of_the_published_models_is_of_the_texts_as_they_are(tmp_path):
+    path = write(tmp_path, "He said \u201cno\u201d \n and  left.\n\nHe \u2014 sat.\n".encode())
+    as_they_are = corpus.paragraphs(path, "blank", normalized=False)
+    assert list(as_they_are) == ["He said \u201cno\u201d and left.", "He \u2014 sat."]
+    assert list(corpus.paragraphs(path, "blank")) == ['He said "no" and left.', "He -- sat."]
+
+
+def test_another_language_is_told_once(compact_stv, caplog):
+    vse = embedding.load_model(compact.paths()["vsemodel"])
+    russian = ["\u041e\u043d \u0441\u0435\u043b \u0443 \u043e\u043a\u043d\u0430."] * 20
+    for encode in (lambda texts: skipthoughts.encode(compact_stv, texts, use_eos=True, verbose=False),
+                   lambda texts: style.make(compact_stv, texts, 1, False),
+                   lambda texts: embedding.encode_sentences(vse, texts),
+                   lambda texts: embedding.embed_captions(vse, texts)):
+        encode(russian)
+        (record,) = caplog.records
+        assert record.levelname == "WARNING" and "%" in record.getMessage()
+        caplog.clear()
+        encode(["THE DOG RAN OVER THE GRASS", "A DOG JUMPED INTO WATER"])
+        assert len(caplog.records) == 1
+        caplog.clear()
+        encode(["a dog on the grass", "a cat on a sofa with a zyzzyva", ""])
+        assert not caplog.records

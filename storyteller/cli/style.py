@@ -45,7 +45,8 @@ def run(options: argparse.Namespace) -> int:
     check_folder(options.output)
     files = books(options.texts)
     z = Models(options.config, verbose=not options.quiet)
-    passages = (paragraph for path in files for paragraph in paragraphs(path))
+    passages = (paragraph for path in files
+                for paragraph in paragraphs(path, normalized=z["stv"].normalize))
     sentences = _reads_means(z.config) if options.sentences is None else options.sentences
     vector = style.make(z["stv"], passages, options.min_words, not options.quiet, sentences)
     style.save(options.output, vector)

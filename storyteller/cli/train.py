@@ -289,7 +289,7 @@ def _train_embedding(options: argparse.Namespace) -> int:
     device = device_of(options)
     data = []
     for caption_file, feature_file in pairs:
-        captions = text.read_captions(caption_file, aligned=True)
+        captions = list(map(text.normalize, text.read_captions(caption_file, aligned=True)))
         data.append((captions, prepare.read_features(feature_file, captions, caption_file, shared=bool(data))))
     if len(data) > 1 and data[0][1].shape[1] != data[1][1].shape[1]:
         raise StorytellerError(f"{pairs[1][1]}: has rows of {data[1][1].shape[1]} numbers, and {pairs[0][1]} of "

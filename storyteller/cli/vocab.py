@@ -28,10 +28,12 @@ def parser() -> argparse.ArgumentParser:
 
 def run(options: argparse.Namespace) -> int:
     """Write the dictionary."""
+    from .. import text
     from ..training import corpus, vocabulary
     check_folder(options.output)
     if options.captions:
-        texts: Iterable[str] = itertools.chain.from_iterable(map(corpus.open_text, corpus.books(options.texts)))
+        lines = itertools.chain.from_iterable(map(text.read_captions, corpus.books(options.texts)))
+        texts: Iterable[str] = map(text.normalize, lines)
     else:
         texts = corpus.sentence_stream(options.texts)
     words, counts = vocabulary.build(texts, options.max_words, options.min_count, not options.quiet)

@@ -12,7 +12,7 @@ import itertools
 import os
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -148,7 +148,7 @@ def is_heading(paragraph: str) -> bool:
 _GUTENBERG = re.compile(r"\s*\*\*\*\s*(START|END) OF (?:THE|THIS) PROJECT GUTENBERG", re.I)
 
 
-def paragraphs(path: str | os.PathLike, layout: str = "auto") -> Iterator[str]:
+def paragraphs(path: str | os.PathLike, layout: str = "auto", normalized: bool = True) -> Iterator[str]:
     """The paragraphs of a text file, headings included.
 
     Project Gutenberg's licence before and behind a book is left out.
@@ -161,11 +161,13 @@ def paragraphs(path: str | os.PathLike, layout: str = "auto") -> Iterator[str]:
         One paragraph a line; or paragraphs apart by blank lines, their lines joined; or
         whichever the first lines look like: a file with blank lines whose other lines are
         short is of the second kind.
+    normalized : bool
+        As what is trained on; False for models that were trained on other texts, such as the published ones.
 
     Yields
     ------
     str
-        A paragraph (never blank), its typography as :func:`normalize` makes it.
+        A paragraph (never blank), as :func:`storyteller.text.normalize` makes it, or only its blanks single.
 
     Raises
     ------
@@ -174,10 +176,14 @@ def paragraphs(path: str | os.PathLike, layout: str = "auto") -> Iterator[str]:
     """
     if layout not in LAYOUTS:
         raise StorytellerError(f"layout is {layout!r}: expected one of {', '.join(LAYOUTS)}")
-    return _paragraphs(open_text(path), layout)
+    return _paragraphs(open_text(path), layout, normalize if normalized else _single_blanks)
 
 
-def _paragraphs(lines: Iterator[str], layout: str) -> Iterator[str]:
+def _single_blanks(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _paragraphs(lines: Iterator[str], layout: str, finish: Callable[[str], str]) -> Iterator[str]:
     sample = list(itertools.islice(lines, _SAMPLE))
     for i, line in enumerate(sample):
         mark = _GUTENBERG.match(line)
@@ -194,12 +200,12 @@ def _paragraphs(lines: Iterator[str], layout: str) -> Iterator[str]:
         elif line.strip():
             block.append(line)
         if block and (layout == "lines" or ended or not line.strip()):
-            text = normalize(" ".join(block))
+            text = finish(" ".join(block))
             block = []
             if text:
                 yield text
     if block:
-        text = normalize(" ".join(block))
+        text = finish(" ".join(block))
         if text:
             yield text
 

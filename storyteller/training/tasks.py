@@ -565,5 +565,6 @@ def _some_batches(lengths: np.ndarray, options: Mapping[str, Any]) -> list[np.nd
 
 
 def _save_model(path: str, params: dict[str, np.ndarray], options: Mapping[str, Any]) -> None:
-    files.save_pickle(f"{path}.pkl", dict(options))
+    # What is trained on was read by `corpus`, or is captions that were read as there.
+    files.save_pickle(f"{path}.pkl", {**options, "normalize": True})
     files.save_arrays(path, **params)
