@@ -66,6 +66,8 @@ class Decoder(Model):
         self.dimctx, self.dim = params["ff_state_W"].shape
         self._params = {name: value for name, value in params.items() if not name.startswith("decoder_")}
         self._gru = join_gru(params, "decoder")
+        self.put_back = float(options.get("put_back", 0))
+        self._ends = np.array(options.get("ends", ()), dtype=np.int64)
         self._compile()
 
     def _compile(self) -> None:
@@ -75,27 +77,48 @@ class Decoder(Model):
         ctx, h, y = be.matrix("ctx"), be.matrix("h"), be.int_vector("y")
         self._init = be.function([ctx], [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], self._device)
         state = gru_step(dense(be.rows_or_zeros(p["Wemb"], y), W, b), h, U, self.dim)
+        inputs = [y, h]
+        if self.put_back:
+            # What is added to h: share (h0 + sentences[k] - h) where a sentence has just ended, else nothing.
+            h0, k, ended = be.matrix("h0"), be.int_vector("k"), be.vector("ended")
+            inputs += [h0, k, ended]
+            back = h0 + be.rows_or_zeros(p["sentences"], k) - state
+            state = state + (np.float32(self.put_back) * ended).dimshuffle(0, "x") * back
         top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
-        self._next = be.function([y, h], [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state], self._device)
+        self._next = be.function(inputs, [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state], self._device)
 
     def f_init(self, ctx: np.ndarray) -> np.ndarray:
-        """First hidden states: tanh(ctx . ff_state_W + ff_state_b), (n, dimctx) -> (n, dim)."""
+        """First states: tanh(ctx . ff_state_W + ff_state_b), (n, dimctx) -> (n, dim).
+
+        Where the first state is put back at the ends of sentences (option ``put_back``), a hypothesis takes it
+        along: (n, 2 dim + 1), the state, the first one, and how many sentences have ended.
+        """
         ctx = check_floats("the context", ctx, (None, self.dimctx), "use the skip-thoughts model and style vectors "
                            "that this decoder was trained with")
-        return self._init(ctx)[0]
+        h = self._init(ctx)[0]
+        return np.concatenate([h, h, np.zeros((len(h), 1), np.float32)], axis=1) if self.put_back else h
 
     def step(self, y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """One step for the search: last words (n,) int64 (-1: none yet) and states (n, dim)
+        """One step for the search: last words (n,) int64 (-1: none yet) and states as of :meth:`f_init`
         -> logits (n, n_words) and the states after the step."""
         y, state = np.asarray(y), np.asarray(state)
-        if not (y.dtype.kind in "iu" and state.dtype.kind == "f" and y.ndim == 1 and state.shape == (len(y), self.dim)):
+        width = 2 * self.dim + 1 if self.put_back else self.dim
+        if not (y.dtype.kind in "iu" and state.dtype.kind == "f" and y.ndim == 1 and state.shape == (len(y), width)):
             raise StorytellerError(f"y and state are {shown(y)} and {shown(state)}: expected whole numbers (n,) and "
-                                   f"states (n, {self.dim})")
+                                   f"states (n, {width})")
         if len(y) and not -1 <= y.min() <= y.max() < len(self.vocabulary):
             raise StorytellerError(f"y holds a word from {y.min()} to {y.max()}: expected indices below "
                                    f"{len(self.vocabulary)}, or -1 before the first word")
-        logits, state = self._next(y.astype(np.int64, copy=False), state.astype(np.float32, copy=False))
-        return logits, state
+        y, state = y.astype(np.int64, copy=False), state.astype(np.float32, copy=False)
+        if not self.put_back:
+            logits, state = self._next(y, state)
+            return logits, state
+        dim, ended = self.dim, np.isin(y, self._ends)
+        count = state[:, -1] + ended
+        k = np.where(ended, np.minimum(count, len(self._params["sentences"])) - 1, -1).astype(np.int64)
+        h0 = np.ascontiguousarray(state[:, dim:2 * dim])
+        logits, h = self._next(y, np.ascontiguousarray(state[:, :dim]), h0, k, ended.astype(np.float32))
+        return logits, np.concatenate([h, h0, count[:, None].astype(np.float32)], axis=1)
 
     def f_next(self, y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Like :meth:`step`, with probabilities (n, n_words) in place of logits.
@@ -176,6 +199,15 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
     if options.get("doutput", True):
         n_top = dim_word
         shapes.update(dense_shapes("ff_hid", dim, n_top))
+    put_back = options.get("put_back", 0)
+    if not isinstance(put_back, (int, float)) or not 0 <= put_back <= 1:
+        raise StorytellerError(f"{os.fspath(path)}: option 'put_back' is {put_back!r}: expected a share, 0 to 1")
+    if put_back:
+        ends = options.get("ends")
+        if not (isinstance(ends, (list, tuple)) and ends and all(isinstance(end, int) for end in ends)):
+            raise StorytellerError(f"{os.fspath(path)}: option 'ends' is {ends!r}: expected the indices of the words "
+                                   "that end a sentence, as put_back asks for")
+        shapes["sentences"] = (formats.int_option(options, "n_sentences", path), dim)
     shapes.update(dense_shapes("ff_logit", n_top, n_words))
     return shapes
 

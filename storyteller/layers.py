@@ -79,7 +79,7 @@ def gru_step(projected, h, U, dim: int):
     return update * h + (np.float32(1) - update) * candidate
 
 
-def gru(table, words, mask, p: Mapping, prefix: str, h0=None):
+def gru(table, words, mask, p: Mapping, prefix: str, h0=None, **put_back):
     """A gated recurrent unit over whole sequences of words, for training; the step is :func:`gru_step`'s.
 
     Parameters
@@ -96,6 +96,8 @@ def gru(table, words, mask, p: Mapping, prefix: str, h0=None):
         Of the parameters' names.
     h0 : variable (n, dim), optional
         The states before the first step; zeros by default.
+    **put_back
+        ``ended``, ``added`` and ``share`` of :func:`storyteller.backend.gru_sequence`, or nothing.
 
     Returns
     -------
@@ -108,7 +110,7 @@ def gru(table, words, mask, p: Mapping, prefix: str, h0=None):
     if h0 is None:
         h0 = backend.zero_states(mask, U)
     projected = backend.as_steps(backend.embedded_dense(table, words, W, b), mask)
-    return backend.gru_sequence(projected, mask, h0, U)
+    return backend.gru_sequence(projected, mask, h0, U, **put_back)
 
 
 # -- initial values ------------------------------------------------------------------------------

@@ -451,6 +451,15 @@ def _as_lengths(lengths: Sequence[int] | np.ndarray, batch_size: int) -> np.ndar
     return np.asarray(lengths, dtype=np.int64).reshape(-1)
 
 
+SENTENCE_ENDS = (".", "!", "?")
+
+
+def sentence_ends(words: Sequence[str]) -> list[int]:
+    """Indices of the words that end a sentence, :data:`SENTENCE_ENDS`.  A closing quotation mark that follows
+    belongs to the sentence before, and still counts as written after its end."""
+    return [i for i, word in enumerate(words) if word in SENTENCE_ENDS]
+
+
 def build_dictionary(texts: Iterable[str]) -> tuple[OrderedDict[str, int], OrderedDict[str, int]]:
     """Number the words of texts by descending frequency, as the original's ``vocab`` does.
 

@@ -77,7 +77,9 @@ def test_decoder(data, tmp_path):
 @pytest.mark.parametrize("options", [{"optimizer": "adam_2015", "lrate": 0.002, "warmup": 0, "epsilon": 1e-8},
                                      {"n_samples": 6}, {"n_samples": 6, "sample_power": 1.0},
                                      {"label_smoothing": 0.05}, {"noise": 0.2, "decay_c": 1e-4},
-                                     {"doutput": False}, {"batches": "homogeneous"}])
+                                     {"doutput": False}, {"batches": "homogeneous"}, {"put_back": 0.35},
+                                     {"tied": True, "average": 0.9},
+                                     {"n_samples": 6, "dropout": 0.1, "word_dropout": 0.1, "style_share": 0.1}])
 def test_decoder_options(data, tmp_path, options):
     path = tmp_path / "toy.npz"
     task = decoder_task(data, path, max_epochs=4, **options)
@@ -174,13 +176,56 @@ def test_a_falling_rate(data, tmp_path):
     assert steps[0] > 4 * steps[1] > 0 and steps[2] < 2 * steps[1] and steps[3] > 0
 
 
+def test_what_is_measured_and_written(data, tmp_path):
+    """The averages, without dropout, by the same steps as are told; the output's weights stand in the file."""
+    path = tmp_path / "toy.npz"
+    task = decoder_task(data, path, **{"max_epochs": 4, "average": 0.95, "dropout": 0.3, "word_dropout": 0.3,
+                                       "put_back": 0.35, "tied": True, "validFreq": 1000})
+    run = trainer.Trainer(task, path)
+    summary = run.run(verbose=False)
+    vocabulary.save_dictionary(tmp_path / "toy_dictionary.pkl", data[2], data[3])
+    dec = decoder.load_model(path, tmp_path / "toy_dictionary.pkl")
+    assert dec.options["ends"] == [["<eos>", "UNK", *data[2]].index(".")] and dec.options["n_sentences"] == 8
+    sequences = [np.array([data[2][word] for word in line.split()]) for line in data[1][320:]]
+    np.testing.assert_allclose(evaluation.perplexity.perplexity(dec, sequences, data[4][320:])[0], summary.best, rtol=1e-4)
+    saved = formats.load_arrays(path, formats.array_names(path))
+    np.testing.assert_array_equal(saved["ff_logit_W"], saved["Wemb"].T)
+    np.testing.assert_array_equal(saved["Wemb"], run.optimiser.state["a_Wemb"].get_value())
+    assert np.abs(saved["Wemb"] - run.p["Wemb"].get_value()).max() > 1e-4
+    again = decoder_task(data, tmp_path / "again.npz", init=path, put_back=0.35, tied=True)
+    np.testing.assert_array_equal(again.params["Wemb"], saved["Wemb"])
+    saved["Wemb"][3] += 1
+    formats.save_arrays(path, **saved)
+    with pytest.raises(StorytellerError, match="not its word vectors"):
+        decoder_task(data, tmp_path / "again.npz", init=path, put_back=0.35, tied=True)
+
+
+def test_styles_alone(data, tmp_path):
+    """Some passages are written from their style's vector, others for each minibatch."""
+    task = decoder_task(data, tmp_path / "toy.npz", style_share=0.25)
+    mean, rng = data[4][:320].mean(axis=0), np.random.default_rng(0)
+    rows = np.arange(320)
+    seen = [np.isclose(task.minibatch(rows, rng)[0][2], mean, atol=1e-6).all(axis=1) for _ in range(20)]
+    assert 0.2 < np.mean(seen) < 0.3 and (np.mean(seen, axis=0) < 1).all()
+    styles = np.stack([mean, -mean]), np.arange(320) % 2
+    encoded = corpus.EncodedCorpus(data[0] / "train")
+    task = tasks.DecoderTask(encoded, data[4][:320], tmp_path / "toy.npz", styles=styles, style_share=0.9, **OPTIONS)
+    ctx = task.minibatch(np.array([4, 7] * 20), rng)[0][2]
+    expected = np.sign(ctx @ mean)
+    assert (expected == np.tile([1, -1], 20)).mean() > 0.8
+
+
 def final(path):
     with np.load(trainer.checkpoint_path(path)) as archive:
         return {name: archive[name] for name in archive.files if name != "state"}
 
 
+KEPT = {"put_back": 0.35, "n_sentences": 3, "tied": True, "average": 0.9, "dropout": 0.2, "word_dropout": 0.2,
+        "style_share": 0.2}
+
+
 @pytest.mark.parametrize("options", [{}, {"batches": "homogeneous"},
-                                     {"n_samples": 6, "noise": 0.3, "decay_updates": 50}])
+                                     {"n_samples": 6, "noise": 0.3, "decay_updates": 50}, {"n_samples": 6, **KEPT}])
 def test_resuming_changes_nothing(data, tmp_path, options):
     """Bit for bit the parameters and the optimiser of a training that was never stopped."""
     whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
@@ -346,6 +391,7 @@ def test_resuming_what_knew_fewer_options(data, tmp_path):
         arrays = dict(archive)
     state = json.loads(arrays["state"].tobytes())
     for name in trainer.NEW_OPTIONS:
+        assert name in state["options"]
         del state["options"][name]
     arrays["state"] = np.frombuffer(json.dumps(state).encode(), dtype=np.uint8)
     np.savez(trainer.checkpoint_path(path), **arrays)
@@ -394,7 +440,8 @@ def test_full_disk(data, tmp_path, monkeypatch):
     ({"dims": 3}, "dims"), ({"dim": 0}, "dim"), ({"dim": "large"}, "dim"), ({"lrate": -1.0}, "lrate"),
     ({"optimizer": "sgd"}, "sgd"), ({"batches": "sorted"}, "sorted"),
     ({"n_samples": 14}, "n_samples"), ({"label_smoothing": 2.0}, "smoothing"),
-    ({"decay_updates": 5}, "warms up"),
+    ({"decay_updates": 5}, "warms up"), ({"put_back": 1.0}, "put_back"), ({"average": 1.5}, "average"),
+    ({"tied": True, "doutput": False}, "doutput"),
     ({"maxlen_w": 2}, "maxlen")])
 def test_wrong_options(data, tmp_path, options, says):
     with pytest.raises(StorytellerError, match=says):

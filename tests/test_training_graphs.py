@@ -199,6 +199,132 @@ def test_gru_sequence(kind, device):
                    device=device)
 
 
+def put_back_reference(projected, mask, h0, U, ended, added, share):
+    states, h = [], h0
+    for x, m, k in zip(projected, mask, ended):
+        h = gru_reference(x[None], m[None], h, U)[0]
+        h = np.where(k[:, None] >= 0, (1 - share) * h + share * (h0 + added[k]), h)
+        states.append(h)
+    return np.stack(states)
+
+
+def test_the_first_state_put_back(device):
+    mask = MASKS["unsorted"].astype(np.float32)
+    ended = np.array([[-1, 0, -1, -1], [-1, -1, -1, 0], [-1, -1, -1, 1], [-1, -1, -1, -1], [-1, -1, -1, -1]])
+    projected, h0, U, added = (backend.tensor3("projected"), backend.matrix("h0"), backend.matrix("U"),
+                               backend.matrix("added"))
+    arrays = [normal(5, 4, 9), normal(4, 3), normal(3, 9), normal(2, 3)]
+    states = backend.gru_sequence(projected, mask, h0, U, backend.constant(ended), added, 0.35)
+    f = backend.train_function([projected, h0, U, added], [states], (), device)
+    expected = put_back_reference(arrays[0], mask, arrays[1], arrays[2], ended, arrays[3], 0.35)
+    np.testing.assert_allclose(f(*arrays)[0], expected, atol=1e-6)
+    weights = normal(5, 4, 3, seed=1)
+    check_gradient(lambda x, h, U, added: backend.total(
+        backend.gru_sequence(x, mask, h, U, backend.constant(ended), added, 0.35) * weights), arrays, device=device)
+
+
+def test_where_sentences_end(device):
+    words = backend.int_matrix("words")
+    f = backend.train_function([words], [backend.sentences_ended(words, (3, 5), 2)], (), device)
+    read = np.array([[3, 2], [4, 5], [5, 5], [3, 0], [0, 0]])
+    np.testing.assert_array_equal(f(read)[0], [[-1, -1], [0, -1], [-1, 0], [1, 1], [1, -1]])
+
+
+def decoder_reference(arrays, x, mask, ctx, share=0.0, ends=(), read=None, drop=None):
+    """The decoder's cost, one passage and one word after the other."""
+    total, (a, W, U, b) = 0.0, (arrays, *(np.concatenate(
+        [arrays[f"decoder_{name}"], arrays[f"decoder_{name}x"]], axis=-1) for name in "WUb"))
+    for i in range(x.shape[1]):
+        h = h0 = np.tanh(ctx[i] @ a["ff_state_W"] + a["ff_state_b"])
+        count, last = 0, -1
+        for t in range(int(mask[:, i].sum())):
+            skipped = last < 0 or (read is not None and not read.reshape(x.shape)[t, i])
+            vector = np.zeros(len(W)) if skipped else a["Wemb"][last]
+            h = gru_reference((vector @ W + b)[None, None], np.ones((1, 1)), h[None], U)[0, 0]
+            if last in ends:
+                h = (1 - share) * h + share * (h0 + a["sentences"][min(count, len(a["sentences"]) - 1)])
+                count += 1
+            top = h if drop is None else h * drop[i]
+            if "ff_hid_W" in a:
+                top = np.tanh(top @ a["ff_hid_W"] + a["ff_hid_b"])
+            logits = top @ a["ff_logit_W"] + a["ff_logit_b"]
+            last = x[t, i]
+            total += np.log(np.exp(logits).sum()) - logits[last]
+    return total
+
+
+ENDS, SHARE = (3, 5), 0.35
+
+
+@pytest.fixture
+def passages():
+    """Two passages with their ends, sentences of which end with words 3 and 5, and a decoder's arrays."""
+    x = np.array([[2, 4], [3, 5], [5, 5], [4, 0], [5, 0], [3, 0], [0, 0]])
+    mask = np.ones((7, 2), np.float32)
+    mask[4:, 1] = 0
+    arrays = losses.init_decoder(4, 3, 5, 7, np.random.default_rng(0), n_sentences=2)
+    return x, mask, normal(2, 4), {name: a + normal(*a.shape, scale=0.3) for name, a in arrays.items()}
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_cost_with_the_state_put_back(passages, device, full):
+    x, mask, ctx, arrays = passages
+    p, inputs, more = losses.parameters(arrays), losses.decoder_inputs(), {}
+    if full:
+        rng = np.random.default_rng(1)
+        more = {"read": losses.words_read(x, 0.3, rng), "drop": losses.dropped(2, 5, 0.3, rng)}
+        assert 0 < more["read"].mean() < 1 and set(np.unique(more["drop"])) == {0, np.float32(1) / np.float32(0.7)}
+    symbols = [backend.vector("read"), backend.matrix("drop")] if full else []
+    cost = losses.decoder_cost(p, *inputs, put_back=losses.PutBack(SHARE, ENDS), words=losses.WordCost(epsilon=0),
+                               **dict(zip(more, symbols)))
+    f = backend.train_function([*inputs, *symbols], [cost, *backend.grad(cost, list(p.values()))], (), device)
+    found, *gradients = f(x, mask, ctx, *more.values())
+    np.testing.assert_allclose(found, decoder_reference(arrays, x, mask, ctx, SHARE, ENDS, **more), rtol=1e-5)
+    for name, gradient in zip(p, gradients):
+        direction = normal(*gradient.shape, seed=3)
+        ends = [decoder_reference({**arrays, name: arrays[name] + sign * 1e-3 * direction}, x, mask, ctx, SHARE, ENDS,
+                                  **more) for sign in (1, -1)]
+        np.testing.assert_allclose(np.sum(gradient * direction), (ends[0] - ends[1]) / 2e-3, atol=5e-3, err_msg=name)
+
+
+def test_telling_puts_the_state_back_as_training_does(passages, device):
+    x, mask, ctx, arrays = passages
+    dec = decoder.Decoder({"put_back": SHARE, "n_sentences": 2, "ends": list(ENDS)}, arrays, ["w"] * 7, device)
+    total = 0.0
+    for i in range(2):
+        state, last = dec.f_init(ctx[i:i + 1]), np.array([-1])
+        for t in range(int(mask[:, i].sum())):
+            logits, state = dec.step(last, state)
+            last = x[t, i:i + 1]
+            total += float(np.log(np.exp(logits[0]).sum()) - logits[0, last[0]])
+    np.testing.assert_allclose(total, decoder_reference(arrays, x, mask, ctx, SHARE, ENDS), rtol=1e-5)
+
+
+@pytest.mark.parametrize("sampled", [False, True])
+def test_tied_words(passages, device, sampled):
+    """The cost of word vectors as weights of the output, and the sum of both gradients."""
+    x, mask, ctx, arrays = passages
+    arrays["ff_logit_W"] = np.ascontiguousarray(arrays["Wemb"].T)
+    del arrays["sentences"]
+    proposal = losses.Proposal.log_uniform(7, 4)
+    drawn = [proposal.draw(np.random.default_rng(0))] if sampled else []
+    found = {}
+    for tied in (False, True):
+        p = losses.parameters({name: a for name, a in arrays.items() if not (tied and name == "ff_logit_W")})
+        inputs, samples = losses.decoder_inputs(), [backend.int_vector("samples")] if sampled else []
+        words = losses.WordCost(epsilon=0, samples=samples[0] if sampled else None,
+                                log_expected=backend.shared(proposal.log_expected()) if sampled else None)
+        cost = losses.decoder_cost(p, *inputs, words=words)
+        f = backend.train_function([*inputs, *samples], [cost, *backend.grad(cost, list(p.values()))], (), device)
+        value, *gradients = f(x, mask, ctx, *drawn)
+        found[tied] = {"cost": value, **dict(zip(p, gradients))}
+    expected = found[False]
+    expected["Wemb"] = expected["Wemb"] + expected.pop("ff_logit_W").T
+    assert found[True].keys() == expected.keys()
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[True][name], value, rtol=1e-4, atol=1e-5, err_msg=name)
+
+
 def test_gru_layer_is_the_steps(device):
     """The same function as the graph that inference uses, from the same parameters."""
     arrays = layers.init_gru("encoder", 6, 5, np.random.default_rng(0))
@@ -358,6 +484,22 @@ def test_adam_can_be_resumed():
         f(normal(6, 5, seed=3))
         after.append(p["W"].get_value())
     np.testing.assert_array_equal(*after)
+
+
+def test_averages(device):
+    p, g = losses.parameters({"W": normal(3, 2)}), backend.matrix("g")
+    optimiser = optimise.adam(p, {"W": g}, np.float32(1), 0.1)
+    averages = optimise.averaged(p, optimiser, 0.3)
+    f = backend.train_function([g], [], optimiser.updates, device)
+    expected = normal(3, 2)
+    for t in range(1, 9):
+        f(normal(3, 2, seed=t))
+        decay = min(0.3, (1 + t) / (10 + t))
+        expected = decay * expected + (1 - decay) * p["W"].get_value()
+    np.testing.assert_allclose(averages["W"].get_value(), expected, atol=1e-6)
+    assert optimiser.state["a_W"] is averages["W"] and np.abs(expected - p["W"].get_value()).max() > 1e-3
+    with pytest.raises(StorytellerError, match="decay"):
+        optimise.averaged(p, optimiser, 1.0)
 
 
 def test_training_leaves_its_arrays_alone():

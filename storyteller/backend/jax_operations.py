@@ -63,27 +63,49 @@ def register() -> None:
     def _(op):
         def gru(projected, mask, h0, U):
             return jax.lax.scan(lambda h, step: gru_parts(h, step, U), h0, (projected, mask))[1]
-        return gru
+
+        def gru_put_back(projected, mask, h0, U, ended, added):
+            def one(h, step):
+                new, (_, kept) = gru_parts(h, step[:2], U)
+                new = put_back(new, h0, step[2], added, op.share)
+                return new, (new, kept)
+            return jax.lax.scan(one, h0, (projected, mask, ended))[1]
+
+        def both(*inputs):
+            return gru(*inputs) if len(inputs) == 4 else gru_put_back(*inputs)
+        return both
+
+    def put_back(h, h0, ended, added, share):
+        mixed = (1 - share) * h + share * (h0 + added[jnp.maximum(ended, 0)])
+        return jnp.where(ended[:, None] >= 0, mixed, h).astype(h.dtype)
 
     @converts(operations._GRUSequenceGradient)
     def _(op):
-        def gradient(mask, h0, U, states, kept, g):
+        def gradient(mask, h0, U, states, kept, g, ended=None, added=None):
+            g = g.astype(U.dtype)   # JAX sums in float64
+            mixed = jnp.zeros(mask.shape, g.dtype) if ended is None else op.share * (ended >= 0).astype(g.dtype)
+
             def back(dh, step):
-                m, h, saved, gradient = step
+                m, h, saved, gradient, to_start = step
                 r, u, candidate, share = jnp.split(saved, 4, axis=1)
                 dh, m = dh + gradient, m[:, None]
+                d_start = to_start[:, None] * dh
+                dh = dh - d_start
                 new = dh * m
                 d_candidate = new * (1 - u) * (1 - candidate * candidate)
                 d_u = new * (h - candidate) * u * (1 - u)
                 d_r = d_candidate * share * r * (1 - r)
                 d_recurrent = jnp.concatenate([d_r, d_u, d_candidate * r], axis=1)
                 return (dh * (1 - m) + new * u + d_recurrent @ U.T,
-                        (jnp.concatenate([d_r, d_u, d_candidate], axis=1), d_recurrent))
+                        (jnp.concatenate([d_r, d_u, d_candidate], axis=1), d_recurrent, d_start))
 
             before = jnp.concatenate([h0[None], states[:-1]])
-            d_h0, (d_projected, d_recurrent) = jax.lax.scan(
-                back, jnp.zeros_like(h0), (mask, before, kept, g), reverse=True)
+            d_h0, (d_projected, d_recurrent, d_start) = jax.lax.scan(
+                back, jnp.zeros_like(h0), (mask, before, kept, g, mixed), reverse=True)
             d_U = jnp.einsum("tni,tnj->ij", before, d_recurrent)
+            if ended is not None:
+                d_added = jnp.zeros_like(added).at[jnp.maximum(ended, 0)].add(d_start)
+                return d_projected, d_U, d_h0 + d_start.sum(axis=0), d_added
             return (d_projected, d_U, d_h0) if op.to_start else (d_projected, d_U)
         return gradient
 
@@ -122,6 +144,14 @@ def register() -> None:
     @converts(operations._WordsBefore)
     def _(op):
         return lambda words: jnp.concatenate([jnp.full_like(words[:1], -1), words[:-1]]).reshape(-1)
+
+    @converts(operations._SentencesEnded)
+    def _(op):
+        def sentences_ended(words):
+            ended = jnp.isin(words[:-1], jnp.asarray(op.ends))
+            ended = jnp.concatenate([jnp.zeros_like(words[:1], bool), ended])
+            return jnp.where(ended, jnp.minimum(jnp.cumsum(ended, axis=0), op.count) - 1, -1)
+        return sentences_ended
 
     @converts(operations._RankingLoss)
     def _(op):

@@ -222,8 +222,9 @@ def _rows(d: int) -> int:
     return max(1, GRU_BLOCK // d)
 
 
-def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray,
-                 U: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray, U: np.ndarray,
+                 ended: np.ndarray | None = None, added: np.ndarray | None = None,
+                 share: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
     """States (T, n, d), and what the gradient needs (T, n, 4d): reset gate, update gate, candidate,
     and the candidate's recurrent share before the reset gate."""
     steps, n, d = len(projected), *h0.shape
@@ -260,6 +261,10 @@ def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray,
             recurrent[:k] = 0
         in_threads(partial(step, t, previous, not (mask[t, :k] == 1).all()), k, _rows(d))
         states[t, k:] = previous[k:]
+        if ended is not None:
+            rows = np.flatnonzero(ended[t] >= 0)
+            states[t, rows] *= np.float32(1 - share)
+            states[t, rows] += np.float32(share) * (h0[rows] + added[ended[t, rows]])
         previous = states[t]
     return states, kept
 
@@ -273,8 +278,11 @@ def transposed(x: np.ndarray) -> np.ndarray:
 
 
 def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.ndarray, kept: np.ndarray,
-                  g: np.ndarray, to_start: bool = True) -> tuple[np.ndarray, np.ndarray | None, np.ndarray]:
-    """Gradients of the projected input (T, n, 3d), h0 (n, d) and U (d, 3d); of h0 only where ``to_start``."""
+                  g: np.ndarray, to_start: bool = True, ended: np.ndarray | None = None,
+                  added: np.ndarray | None = None, share: float = 0.0
+                  ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
+    """Gradients of the projected input (T, n, 3d), h0 (n, d), U (d, 3d) and ``added``; of h0 only where
+    ``to_start``."""
     steps, n, d = states.shape
     # Of a step's four parts [r h.Ux's, r's, u's, candidate's] the first three are the gradient of
     # h . U and the last three that of the input: neither needs a copy.
@@ -284,6 +292,7 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
     buffer, buffer2 = np.empty((2, n, d), dtype=np.float32)
     one = np.float32(1)
     running = _running(mask)
+    d_start, d_added = (None, None) if ended is None else (np.zeros_like(h0), np.zeros_like(added))
 
     def step(t: int, before: np.ndarray, masked: bool, start: int, stop: int) -> None:
         h, saved, part, work, new, now = (before[start:stop], kept[t, start:stop], parts[t, start:stop],
@@ -316,6 +325,12 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
     for t in range(steps - 1, -1, -1):
         k = running[t]
         dh += g[t]
+        if ended is not None:
+            rows = np.flatnonzero(ended[t] >= 0)
+            put_back = np.float32(share) * dh[rows]
+            dh[rows] -= put_back
+            d_start[rows] += put_back
+            np.add.at(d_added, ended[t, rows], put_back)
         parts[t, k:] = 0
         if not k:
             continue
@@ -328,7 +343,9 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
     if not h0.any():
         before, after = before[1:], after[1:]
     d_U = np.matmul(before.reshape(-1, d).T, after.reshape(-1, 4 * d)[:, :3 * d])
-    return parts[..., d:], dh if to_start else None, np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1)
+    if ended is not None:
+        dh += d_start
+    return parts[..., d:], dh if to_start else None, np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1), d_added
 
 
 # Softmax and its cost.

@@ -132,45 +132,63 @@ def max_pool2d(x: Variable) -> Variable:
 
 
 class _GRUSequence(GradientOp):
-    __props__ = ()
+    """With two inputs more, and a share, the first state is put back where sentences end."""
 
-    def make_node(self, projected, mask, h0, U):
+    __props__ = ("share",)
+
+    def __init__(self, share: float = 0.0):
+        self.share = share
+
+    def make_node(self, projected, mask, h0, U, *put_back):
         inputs = [as_float32(x) for x in (projected, mask, h0, U)]
+        if put_back:
+            inputs += [as_int64(put_back[0]), as_float32(put_back[1])]
         return Apply(self, inputs, [tensor_of(3), tensor_of(3)])
 
     def perform(self, node, inputs, outputs):
-        outputs[0][0], outputs[1][0] = kernels.gru_forward(*inputs)
+        outputs[0][0], outputs[1][0] = kernels.gru_forward(*inputs, share=self.share)
 
     def connection_pattern(self, node):
-        return [[True, False], [False, False], [True, False], [True, False]]
+        return [[connected, False] for connected in (True, False, True, True, False, True)[:len(node.inputs)]]
 
     def pullback(self, inputs, outputs, output_grads):
-        _, mask, h0, U = inputs
+        _, mask, h0, U, *put_back = inputs
         # Zeros that nothing stands behind have no use for a gradient.
         to_start = h0.owner is None or not isinstance(h0.owner.op, _ZeroStates)
+        if put_back:
+            d_projected, d_U, d_h0, d_added = _GRUSequenceGradient(True, self.share)(
+                mask, h0, U, *outputs, output_grads[0], *put_back)
+            return [d_projected, DisconnectedType()(), d_h0, d_U, DisconnectedType()(), d_added]
         d_projected, d_U, *d_h0 = _GRUSequenceGradient(to_start)(mask, h0, U, *outputs, output_grads[0])
         return [d_projected, DisconnectedType()(), d_h0[0] if to_start else T.zeros_like(h0), d_U]
 
 
 class _GRUSequenceGradient(Op):
-    """Gradients of the projected input, of U, and of h0 where ``to_start``."""
+    """Gradients of the projected input, of U, of h0 where ``to_start``, and of what is added to the state that
+    is put back."""
 
-    __props__ = ("to_start",)
+    __props__ = ("to_start", "share")
 
-    def __init__(self, to_start: bool):
-        self.to_start = to_start
+    def __init__(self, to_start: bool, share: float = 0.0):
+        self.to_start, self.share = to_start, share
 
     def make_node(self, *inputs):
-        inputs = [as_float32(x) for x in inputs]
-        return Apply(self, inputs, [tensor_of(3), inputs[2].type(), *([inputs[1].type()] if self.to_start else [])])
+        inputs = [*(as_float32(x) for x in inputs[:6]), *(as_int64(x) for x in inputs[6:7]),
+                  *(as_float32(x) for x in inputs[7:])]
+        return Apply(self, inputs, [tensor_of(3), inputs[2].type(), *([inputs[1].type()] if self.to_start else []),
+                                    *(x.type() for x in inputs[7:])])
 
     def perform(self, node, inputs, outputs):
-        outputs[0][0], d_h0, outputs[1][0] = kernels.gru_backward(*inputs, to_start=self.to_start)
+        outputs[0][0], d_h0, outputs[1][0], d_added = kernels.gru_backward(*inputs[:6], self.to_start, *inputs[6:],
+                                                                           share=self.share)
         if self.to_start:
             outputs[2][0] = d_h0
+        if d_added is not None:
+            outputs[3][0] = d_added
 
 
-def gru_sequence(projected: Variable, mask: Variable, h0: Variable, U: Variable) -> Variable:
+def gru_sequence(projected: Variable, mask: Variable, h0: Variable, U: Variable, ended: Variable = None,
+                 added: Variable = None, share: float = 0.0) -> Variable:
     """A gated recurrent unit over a whole sequence; the step is :func:`storyteller.layers.gru_step`'s.
 
     Parameters
@@ -184,13 +202,20 @@ def gru_sequence(projected: Variable, mask: Variable, h0: Variable, U: Variable)
         The states before the first step.
     U : variable (d, 3d)
         [U, Ux].
+    ended : variable (T, n) int64, optional
+        Where it is k >= 0 the state after the step is mixed with the first one:
+        h' <- (1 - share) h' + share (h0 + added[k]).  See :func:`sentences_ended`.
+    added : variable (m, d), with ``ended``
+    share : float
 
     Returns
     -------
     variable (T, n, d)
         The state after every step.
     """
-    return _GRUSequence()(projected, mask, h0, U)[0]
+    if ended is None:
+        return _GRUSequence()(projected, mask, h0, U)[0]
+    return _GRUSequence(float(share))(projected, mask, h0, U, ended, added)[0]
 
 
 # Shapes.  The engines' own slices and reshapes by symbolic lengths are beyond PyTensor's JAX mode.
@@ -354,6 +379,30 @@ class _WordsBefore(Op):
 def words_before(words: Variable) -> Variable:
     """What a decoder reads to write words (T, n): those of the step before, -1 first: (T n,) int64."""
     return _WordsBefore()(words)
+
+
+class _SentencesEnded(Op):
+    __props__ = ("ends", "count")
+
+    def __init__(self, ends: tuple[int, ...], count: int):
+        self.ends, self.count = ends, count
+
+    def make_node(self, words):
+        return Apply(self, [as_int64(words)], [T.lmatrix()])
+
+    def perform(self, node, inputs, outputs):
+        words = inputs[0]
+        ended = np.zeros(words.shape, dtype=bool)
+        ended[1:] = np.isin(words[:-1], self.ends)
+        outputs[0][0] = np.where(ended, np.minimum(np.cumsum(ended, axis=0), self.count) - 1, -1)
+
+
+def sentences_ended(words: Variable, ends: Sequence[int], count: int) -> Variable:
+    """Where a decoder that writes words (T, n) has just read a word that ends a sentence: (T, n) int64.
+
+    There it is the number of sentences that have ended before that one, count - 1 at most; elsewhere -1.
+    """
+    return _SentencesEnded(tuple(int(end) for end in ends), int(count))(words)
 
 
 class _SoftmaxOutput(GradientOp):

@@ -62,6 +62,15 @@ OPTIONS = {
     "context": ("NAME", "what a passage is written from: passage, the vector of the passage read as one sentence, or "
                 "sentences, the mean of its sentences' vectors, as a story is written from a mean of captions'"),
     "noise": ("X", "norm of the normal noise on thought vectors, as a share of each vector's own"),
+    "put_back": ("X", "where a sentence has ended, this share of the state is replaced by the passage's first one, so "
+                 "that its vector is remembered to the end; 0: never, as in the original"),
+    "n_sentences": ("N", "with put_back: a learnt vector tells which of the first N sentences has ended"),
+    "tied": (None, "the output layer's weights are the word vectors in training; the model's file has both"),
+    "average": ("X", "measure and write exponential averages of the parameters, the old average having weight X, "
+                "such as 0.999; 0: the last parameters"),
+    "dropout": ("X", "share of the hidden units that the output does not see, others for each passage"),
+    "word_dropout": ("X", "share of the words that are read as zeros"),
+    "style_share": ("X", "share of the passages that are written from the mean of all vectors, the style, alone"),
     "margin": ("X", "by which a pair that belongs together is to score above one that does not"),
     "encoder": ("NAME", "gru{}"),
     "decoder": ("NAME", "gru"),

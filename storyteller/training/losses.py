@@ -69,7 +69,8 @@ class WordCost:
 
     def __call__(self, p: Mapping[str, Variable], states: Variable, targets: Variable,
                  weights: Variable) -> Variable:
-        """Sum over rows of weight * -log p(target) under the output layer ``ff_logit``.
+        """Sum over rows of weight * -log p(target) under the output layer ``ff_logit``; its weights are the word
+        vectors where p has none of its own (Press & Wolf 2017, arXiv:1608.05859).
 
         Parameters
         ----------
@@ -79,12 +80,14 @@ class WordCost:
         weights : variable (N,)
         """
         from .. import backend as be
-        W, b = p["ff_logit_W"], p["ff_logit_b"]
+        b = p["ff_logit_b"]
+        tied = "ff_logit_W" not in p
+        W = p["Wemb"] if tied else p["ff_logit_W"]
         if self.samples is None:
-            return be.softmax_output_cost(states, W, b, targets, weights, self.epsilon, self.smoothing,
-                                          self.gradient)
+            return be.softmax_output_cost(states, W.T if tied else W, b, targets, weights, self.epsilon,
+                                          self.smoothing, self.gradient)
         both = [targets, self.samples]      # looked up together, for the gradient is made together
-        columns = be.split(be.embedding(W, be.concatenate(both), axis=1), both)
+        columns = be.split(be.embedding(W, be.concatenate(both), axis=0 if tied else 1), both)
         offsets = be.split(be.embedding(b.dimshuffle(0, "x"), be.concatenate(both)), both)
         of_target = be.total(states * columns[0], axis=1) + be.total(offsets[0], axis=1)
         # A sample stands for as many words as it was expected to be drawn less often than once.
@@ -144,6 +147,32 @@ def _passage_states(p: Mapping[str, Variable], table: Variable, prefix: str, wor
     """States (T n, dim) of a decoder that reads the words shifted by one, zeros first."""
     from .. import backend as be
     return be.as_rows(gru(table, be.words_before(words), mask, p, prefix, h0))
+
+
+@dataclass(frozen=True)
+class PutBack:
+    """The first state put back where a sentence ends, so that a passage's vector is remembered to its end.
+
+    After a word that ends a sentence is read, and before anything is predicted from it,
+    h <- (1 - share) h + share (h0 + s_k), k sentences having ended before; the learnt s tells the decoder how
+    far it is, lest every sentence is written as a first one.
+
+    Attributes
+    ----------
+    share : float
+    ends : sequence of int
+        Words that end a sentence, see :func:`storyteller.text.sentence_ends`.
+    """
+
+    share: float
+    ends: tuple[int, ...]
+
+    def __call__(self, p: Mapping[str, Variable], words: Variable) -> dict[str, Variable]:
+        """Arguments of :func:`storyteller.layers.gru`, for words (T, n) to be written."""
+        from .. import backend as be
+        added = p["sentences"]
+        return {"ended": be.sentences_ended(words, self.ends, added.get_value(borrow=True).shape[0]),
+                "added": added, "share": self.share}
 
 
 def _last_states(p: Mapping[str, Variable], table: Variable, words: Variable, mask: Variable) -> Variable:
@@ -207,7 +236,8 @@ def decoder_inputs() -> list[Variable]:
 
 
 def decoder_cost(p: Mapping[str, Variable], x: Variable, mask: Variable, ctx: Variable,
-                 words: WordCost = WordCost()) -> Variable:     # noqa: B008  (frozen)
+                 words: WordCost = WordCost(), put_back: PutBack | None = None,     # noqa: B008  (frozen)
+                 read: Variable = None, drop: Variable = None) -> Variable:
     """A passage given its vector: the network of :class:`storyteller.decoder.Decoder`.
 
     Parameters
@@ -218,6 +248,12 @@ def decoder_cost(p: Mapping[str, Variable], x: Variable, mask: Variable, ctx: Va
     ctx : variable (n, dimctx)
         See :func:`noisy` too.
     words : WordCost
+    put_back : PutBack, optional
+        With ``sentences`` (k, dim) in p.
+    read : variable (T n,) float32, optional
+        0 where the word before is read as zeros, else 1 (:func:`words_read`).
+    drop : variable (n, dim), optional
+        What the states are multiplied by before the output layers (:func:`dropped`).
 
     Returns
     -------
@@ -226,14 +262,22 @@ def decoder_cost(p: Mapping[str, Variable], x: Variable, mask: Variable, ctx: Va
     """
     from .. import backend as be
     h0 = dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)
-    top = _passage_states(p, p["Wemb"], "decoder", x, mask, h0)
+    tables = [p["Wemb"]] if "ff_logit_W" in p else be.copies(p["Wemb"], 2)
+    before = be.words_before(x)
+    if read is not None:
+        before = be.switch(read > np.float32(0), before, be.constant(np.int64(-1)))
+    states = gru(tables[0], before, mask, p, "decoder", h0, **(put_back(p, x) if put_back else {}))
+    if drop is not None:
+        states = states * drop.dimshuffle("x", 0, 1)
+    top = be.as_rows(states)
     if "ff_hid_W" in p:
         top = dense(top, p["ff_hid_W"], p["ff_hid_b"], be.tanh)
-    return words(p, top, x.flatten(), mask.flatten())
+    return words({**p, "Wemb": tables[-1]}, top, x.flatten(), mask.flatten())
 
 
 def init_decoder(dimctx: int, dim_word: int, dim: int, n_words: int, rng: np.random.Generator,
-                 doutput: bool = True, embeddings: np.ndarray | None = None) -> dict[str, np.ndarray]:
+                 doutput: bool = True, embeddings: np.ndarray | None = None,
+                 n_sentences: int = 0) -> dict[str, np.ndarray]:
     """Initial parameters of :func:`decoder_cost`.
 
     Parameters
@@ -244,6 +288,8 @@ def init_decoder(dimctx: int, dim_word: int, dim: int, n_words: int, rng: np.ran
         Deep output: a hidden layer of dim_word between state and words.
     embeddings : array (n_words, dim_word), optional
         Word vectors to start from.
+    n_sentences : int
+        Of :class:`PutBack`; its vectors begin as zeros.
     """
     if embeddings is not None and np.shape(embeddings) != (n_words, dim_word):
         raise StorytellerError(f"the initial word vectors have shape {np.shape(embeddings)}: expected "
@@ -253,6 +299,8 @@ def init_decoder(dimctx: int, dim_word: int, dim: int, n_words: int, rng: np.ran
               **init_dense("ff_state", dimctx, dim, rng), **init_gru("decoder", dim_word, dim, rng)}
     if doutput:
         values.update(init_dense("ff_hid", dim, dim_word, rng))
+    if n_sentences:
+        values["sentences"] = np.zeros((n_sentences, dim), np.float32)
     return {**values, **init_dense("ff_logit", dim_word if doutput else dim, n_words, rng)}
 
 
@@ -273,6 +321,19 @@ def noisy(ctx: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray
     """
     scale = np.float32(share) * np.sqrt(np.mean(np.square(ctx), axis=1, keepdims=True))
     return ctx + scale * rng.standard_normal(ctx.shape, dtype=np.float32)
+
+
+def dropped(n: int, dim: int, share: float, rng: np.random.Generator) -> np.ndarray:
+    """A dropout mask that stays the same over a passage (Gal & Ghahramani 2016, arXiv:1512.05287, section 4):
+    0 for this share of the units, 1 / (1 - share) for the others.  (n, dim) float32."""
+    kept = rng.random((n, dim), dtype=np.float32) >= share
+    return kept.astype(np.float32) / np.float32(1 - share)
+
+
+def words_read(x: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Which words are read where some are left out, so that a decoder leans on its state (Bowman et al. 2016,
+    arXiv:1511.06349, section 3.1): x (T, n) -> (T n,) float32, 0 for this share of the words before, else 1."""
+    return (rng.random(x.size, dtype=np.float32) >= share).astype(np.float32)
 
 
 # -- joint embedding ---------------------------------------------------------------------------

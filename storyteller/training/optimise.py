@@ -152,6 +152,37 @@ def adam(p: Mapping[str, Variable], gradients: Mapping[str, Variable], scale: Va
     return _adam(p, gradients, scale, learning_rate, 1 - beta1, 1 - beta2, corrected)
 
 
+def averaged(p: Mapping[str, Variable], optimiser: Optimiser, decay: float) -> dict[str, Variable]:
+    """Exponential averages of the parameters (Polyak & Juditsky 1992; Kingma & Ba 2015, section 7.2), which
+    write better than the last parameters do.
+
+    Parameters
+    ----------
+    p : mapping of str to shared variables
+    optimiser : Optimiser
+        Its updates and its state are extended: ``a_NAME`` for every parameter.
+    decay : float
+        Weight of the old average; in the first updates it is (1 + t) / (10 + t) after t updates, if that is less.
+
+    Returns
+    -------
+    dict of str to shared variables
+        The averages under the parameters' names.
+    """
+    from .. import backend as be
+    if not 0 < decay < 1:
+        raise StorytellerError(f"the decay of the average is {decay}: expected a number between 0 and 1")
+    step = be.cast(optimiser.state["step"] + 1, "float64")
+    new = be.cast(1 - be.minimum(np.float64(decay), (1 + step) / (10 + step)), "float32")
+    after = dict(optimiser.updates)
+    averages = {}
+    for name, value in p.items():
+        average = be.trainable(value.get_value(borrow=True), f"a_{name}")
+        optimiser.updates.append((average, average + new * (after[value] - average)))
+        averages[name] = optimiser.state[f"a_{name}"] = average
+    return averages
+
+
 def _adam(p: Mapping[str, Variable], gradients: Mapping[str, Variable], scale: Variable,
           learning_rate: float | Schedule, b1: float, b2: float, corrected: Callable) -> Optimiser:
     from .. import backend as be

@@ -35,7 +35,9 @@ WORDS = {"n_samples": 0, "sample_power": 0.5, "label_smoothing": 0.0, "epsilon":
 SKIPTHOUGHTS = {**COMMON, **WORDS, "dim_word": 620, "dim": 2400, "n_words": 20000, "maxlen_w": 30,
                 "batch_size": 64, "encoder": "gru", "decoder": "gru", "bidirectional": False}
 DECODER = {**COMMON, **WORDS, "dim_word": 620, "dim": 1600, "n_words": 40000, "maxlen_w": 100, "batch_size": 16,
-           "doutput": True, "encoder": "gru", "decoder": "gru", "context": "passage", "noise": 0.0}
+           "doutput": True, "encoder": "gru", "decoder": "gru", "context": "passage", "noise": 0.0, "put_back": 0.0,
+           "n_sentences": 8, "tied": False, "average": 0.0, "dropout": 0.0, "word_dropout": 0.0, "style_share": 0.0}
+SHARES = ("put_back", "average", "dropout", "word_dropout", "style_share")
 EMBEDDING = {**COMMON, "dim_word": 300, "dim": 1024, "n_words": 20000, "maxlen_w": 100, "batch_size": 128,
              "margin": 0.2, "encoder": "gru", "grad_clip": 2.0, "lrate": 0.0002, "max_epochs": 15, "warmup": 0}
 
@@ -63,6 +65,8 @@ def options_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
         if (positive and value < 1) or (kind in (int, float) and not value >= 0):
             raise StorytellerError(f"option {name!r} is {value}: expected "
                                    + ("at least 1" if positive else "a number of at least 0"))
+        if name in SHARES and not value < 1:
+            raise StorytellerError(f"option {name!r} is {value}: expected a share below 1")
         options[name] = value
     return options
 
@@ -148,6 +152,9 @@ class DecoderTask(_WordTask):
     init : path, optional
         Archive of a decoder of the same sizes to start from (fine-tuning).  If `vocabulary` is given, too,
         it is compared with NAME_dictionary.pkl beside that archive.
+    styles : pair of array (k, dimctx) float32 and array (len(passages),) int, optional
+        Style vectors and which one each passage has, for ``style_share``.  By default there is one style, the
+        mean of `vectors`.
     device : str
         See :func:`storyteller.backend.function`; where to train, and to measure.
     **options
@@ -163,7 +170,8 @@ class DecoderTask(_WordTask):
     def __init__(self, passages: EncodedCorpus, vectors: np.ndarray, saveto: str | os.PathLike,
                  heldout: tuple[EncodedCorpus, np.ndarray] | None = None, vocabulary: Sequence[str] = (),
                  counts: np.ndarray | None = None, embeddings: np.ndarray | None = None,
-                 init: str | os.PathLike | None = None, device: str = "cpu", **options: Any):
+                 init: str | os.PathLike | None = None, styles: tuple[np.ndarray, np.ndarray] | None = None,
+                 device: str = "cpu", **options: Any):
         self.options, self.device = options_of(DECODER, options), device
         if self.options["context"] not in CONTEXTS:
             raise StorytellerError(f"option 'context' is {self.options['context']!r}: expected one of "
@@ -177,22 +185,41 @@ class DecoderTask(_WordTask):
                                        f"{rows.shape}: expected one row a passage; encode the passages again")
         self.options["dimctx"] = int(vectors.shape[1])
         o = self.options
+        if o["put_back"]:
+            o["ends"] = text.sentence_ends(list(vocabulary)[:o["n_words"]])
+            if not o["ends"]:
+                raise StorytellerError(f"none of {' '.join(text.SENTENCE_ENDS)} is among the words, so no sentence "
+                                       "ends: give the vocabulary, or put_back=0")
+        else:
+            del o["n_sentences"]
+        if o["tied"] and not o["doutput"]:
+            raise StorytellerError("word vectors cannot be the output layer's weights without a layer of dim_word "
+                                   "units before it: train with doutput, or without tied")
+        self._styles = styles
+        if o["style_share"] and styles is None:
+            self._styles = (_mean(vectors)[None], np.zeros(len(vectors), dtype=np.int64))
         self._passages, self._vectors, self._saveto = passages, vectors, os.fspath(saveto)
         self._vocabulary = list(vocabulary)
         self.batches = _ordered(passages.lengths, o)
         self.params = losses.init_decoder(o["dimctx"], o["dim_word"], o["dim"], o["n_words"],
-                                          np.random.default_rng(o["seed"]), o["doutput"], embeddings)
+                                          np.random.default_rng(o["seed"]), o["doutput"], embeddings,
+                                          o.get("n_sentences", 0))
         if init is not None:
             check_decoder_init(o, self._vocabulary, init, self._saveto)
             self.params = _initial(self.params, init, self._saveto)
             self.init_key = cache.fingerprint(*self.params.values())
+        if o["tied"]:
+            if init is not None and not np.array_equal(self.params["ff_logit_W"], self.params["Wemb"].T):
+                raise StorytellerError(f"{os.fspath(init)}: its output layer's weights are not its word vectors: "
+                                       "start from a model that was trained with tied, or train without")
+            del self.params["ff_logit_W"]
         self._prepare_output(counts)
-        self.data_key = cache.fingerprint(passages.tokens, vectors[:1024])
+        self.data_key = cache.fingerprint(passages.tokens, vectors[:1024], *(self._styles or ()))
         self._heldout, self._shown = [], []
         if heldout:
             texts, rows = heldout
             for batch in _some_batches(texts.lengths, o):
-                arrays, weight = self._arrays(texts, rows, batch)
+                arrays, weight, _ = self._arrays(texts, rows, batch)
                 self._heldout.append((arrays, weight))
             self._shown = [rows[i] for i in range(min(2, len(rows)))]
 
@@ -203,37 +230,65 @@ class DecoderTask(_WordTask):
             return None
         x, mask, kept = found
         ctx = np.ascontiguousarray(vectors[np.asarray(rows)[kept]], dtype=np.float32)
-        return [x, mask, ctx], float(mask.sum())
+        return [x, mask, ctx], float(mask.sum()), np.asarray(rows)[kept]
 
     def _plain_inputs(self) -> list[Any]:
         return losses.decoder_inputs()
 
     def inputs(self) -> list[Any]:
-        return self._word_inputs(losses.decoder_inputs())
+        from .. import backend as be
+        inputs = losses.decoder_inputs()
+        if self.options["word_dropout"]:
+            inputs.append(be.vector("read"))
+        if self.options["dropout"]:
+            inputs.append(be.matrix("drop"))
+        return self._word_inputs(inputs)
 
     def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
-        return losses.decoder_cost(p, *inputs[:3], words=self._word_cost(inputs, 3))
+        named = {variable.name: variable for variable in inputs}
+        words = self._word_cost(inputs, len(inputs) - bool(self._proposal))
+        return losses.decoder_cost(p, *inputs[:3], words=words, put_back=self._put_back, read=named.get("read"),
+                                   drop=named.get("drop"))
 
     def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
-        return losses.decoder_cost(p, *inputs, words=words)
+        return losses.decoder_cost(p, *inputs, words=words, put_back=self._put_back)
+
+    @property
+    def _put_back(self) -> losses.PutBack | None:
+        o = self.options
+        return losses.PutBack(o["put_back"], tuple(o["ends"])) if o["put_back"] else None
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
         found = self._arrays(self._passages, self._vectors, rows)
         if found is None:
             return None
-        (x, mask, ctx), words = found
-        if self.options["noise"]:
-            ctx = losses.noisy(ctx, self.options["noise"], rng)
-        return self._with_samples([x, mask, ctx], rng), words
+        (x, mask, ctx), words, kept = found
+        o = self.options
+        if o["noise"]:
+            ctx = losses.noisy(ctx, o["noise"], rng)
+        if o["style_share"]:
+            styles, which = self._styles
+            alone = np.flatnonzero(rng.random(len(ctx)) < o["style_share"])
+            ctx[alone] = styles[which[kept[alone]]]
+        arrays = [x, mask, ctx]
+        if o["word_dropout"]:
+            arrays.append(losses.words_read(x, o["word_dropout"], rng))
+        if o["dropout"]:
+            arrays.append(losses.dropped(len(ctx), o["dim"], o["dropout"], rng))
+        return self._with_samples(arrays, rng), words
+
+    def _untied(self, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """As archives have them, and decoders read them."""
+        return {**params, "ff_logit_W": np.ascontiguousarray(params["Wemb"].T)} if self.options["tied"] else params
 
     def save(self, params: dict[str, np.ndarray]) -> None:
-        _save_model(self._saveto, params, self.options)
+        _save_model(self._saveto, self._untied(params), self.options)
 
     def sample(self, params: dict[str, np.ndarray]) -> list[str]:
         from ..decoder import Decoder, run_sampler
         if not self._shown or not self._vocabulary:
             return []
-        dec = Decoder(self.options, params, self._vocabulary, self.device)
+        dec = Decoder(self.options, self._untied(params), self._vocabulary, self.device)
         return [run_sampler(dec, vector, beam_width=5, maxlen=self.options["maxlen_w"]) for vector in self._shown]
 
 
@@ -521,7 +576,7 @@ def check_decoder_init(options: Mapping[str, Any], names: Sequence[str], init: s
     from ..decoder import parameter_shapes
     if len(names):
         _check_words(decoder_dictionary(init), names[:options["n_words"]], init)
-    _check_arrays(parameter_shapes(dict(options), init), init, saveto)
+    _check_arrays(parameter_shapes({"ends": [0], **options}, init), init, saveto)
 
 
 def _check_arrays(shapes: Mapping[str, tuple], archive: str | os.PathLike, saveto: str | os.PathLike) -> None:
@@ -556,6 +611,12 @@ def _ordered(lengths: np.ndarray, options: Mapping[str, Any], rows: np.ndarray |
         raise StorytellerError(f"option 'batches' is {options['batches']!r}: expected one of {', '.join(BATCHES)}")
     return BATCHES[options["batches"]](lengths, options["batch_size"], maxlen=options["maxlen_w"],
                                        seed=options["seed"], rows=rows)
+
+
+def _mean(vectors: np.ndarray) -> np.ndarray:
+    """The mean of many vectors, some at a time, float32."""
+    total = sum(np.asarray(vectors[i:i + 4096]).sum(axis=0, dtype=np.float64) for i in range(0, len(vectors), 4096))
+    return (total / len(vectors)).astype(np.float32)
 
 
 def _some_batches(lengths: np.ndarray, options: Mapping[str, Any]) -> list[np.ndarray]:

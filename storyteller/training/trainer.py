@@ -32,7 +32,8 @@ OPTIMISERS = {"adam": optimise.adam, "adam_2015": optimise.adam_2015}
 # Options that say how long or how closely a training is watched; they may change when it is resumed.
 FREE_OPTIONS = frozenset({"max_epochs", "dispFreq", "saveFreq", "validFreq", "sampleFreq"})
 # Options that older checkpoints lack, and what those trainings did.
-NEW_OPTIONS = {"batches": "bucketed", "context": "passage", "sample_power": 1.0}
+NEW_OPTIONS = {"batches": "bucketed", "context": "passage", "sample_power": 1.0, "put_back": 0.0, "tied": False,
+               "average": 0.0, "dropout": 0.0, "word_dropout": 0.0, "style_share": 0.0}
 
 
 class Task(Protocol):
@@ -41,7 +42,8 @@ class Task(Protocol):
     Attributes
     ----------
     options : dict
-        Saved with the model; ``grad_clip``, ``lrate``, ``optimizer``, ``decay_c`` and ``seed`` are read here.
+        Saved with the model; ``grad_clip``, ``lrate``, ``optimizer``, ``decay_c``, ``average`` and ``seed`` are
+        read here.
     params : dict of str to arrays
         Initial parameters.
     batches
@@ -164,6 +166,9 @@ class Trainer:
         elif options.get("warmup"):
             rate = optimise.warmup(rate, options["warmup"])
         self.optimiser = OPTIMISERS[options["optimizer"]](self.p, gradients, scale, learning_rate=rate)
+        # What is measured and written.
+        self._kept = (optimise.averaged(self.p, self.optimiser, options["average"]) if options.get("average")
+                      else self.p)
         self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, task.device)
         self.rng = np.random.default_rng(options["seed"])
         self.update, self.seconds = 0, 0.0
@@ -175,8 +180,8 @@ class Trainer:
             self._resume()
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Copies of the parameters as they are."""
-        return {name: np.array(value.get_value(borrow=True)) for name, value in self.p.items()}
+        """Copies of the parameters as they are, or of their averages (option ``average``)."""
+        return {name: np.array(value.get_value(borrow=True)) for name, value in self._kept.items()}
 
     # -- checkpoints ------------------------------------------------------------------------------
 
@@ -353,7 +358,7 @@ class Trainer:
 
     def _validate(self) -> float | None:
         """Measure on held-out data; save the model where that has improved (or there is none)."""
-        value = self.task.heldout(self.p)
+        value = self.task.heldout(self._kept)
         improved = value is None or self.best is None or (
             value < self.best if self.task.better == "lower" else value > self.best)
         if value is not None and not np.isfinite(value):
