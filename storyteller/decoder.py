@@ -207,7 +207,7 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
         if not (isinstance(ends, (list, tuple)) and ends and all(isinstance(end, int) for end in ends)):
             raise StorytellerError(f"{os.fspath(path)}: option 'ends' is {ends!r}: expected the indices of the words "
                                    "that end a sentence, as put_back asks for")
-        shapes["sentences"] = (formats.int_option(options, "n_sentences", path), dim)
+        shapes["sentences"] = (files.int_option(options, "n_sentences", path), dim)
     shapes.update(dense_shapes("ff_logit", n_top, n_words))
     return shapes
 

@@ -187,17 +187,26 @@ def test_what_is_measured_and_written(data, tmp_path):
     dec = decoder.load_model(path, tmp_path / "toy_dictionary.pkl")
     assert dec.options["ends"] == [["<eos>", "UNK", *data[2]].index(".")] and dec.options["n_sentences"] == 8
     sequences = [np.array([data[2][word] for word in line.split()]) for line in data[1][320:]]
-    np.testing.assert_allclose(evaluation.perplexity.perplexity(dec, sequences, data[4][320:])[0], summary.best, rtol=1e-4)
-    saved = formats.load_arrays(path, formats.array_names(path))
+    np.testing.assert_allclose(evaluation.perplexity(dec, sequences, data[4][320:])[0], summary.best, rtol=1e-4)
+    saved = files.load_arrays(path, files.array_names(path))
     np.testing.assert_array_equal(saved["ff_logit_W"], saved["Wemb"].T)
     np.testing.assert_array_equal(saved["Wemb"], run.optimiser.state["a_Wemb"].get_value())
     assert np.abs(saved["Wemb"] - run.p["Wemb"].get_value()).max() > 1e-4
     again = decoder_task(data, tmp_path / "again.npz", init=path, put_back=0.35, tied=True)
     np.testing.assert_array_equal(again.params["Wemb"], saved["Wemb"])
     saved["Wemb"][3] += 1
-    formats.save_arrays(path, **saved)
+    files.save_arrays(path, **saved)
     with pytest.raises(StorytellerError, match="not its word vectors"):
         decoder_task(data, tmp_path / "again.npz", init=path, put_back=0.35, tied=True)
+
+
+def test_a_checkpoint_every_so_often(data, tmp_path, monkeypatch):
+    path, written = tmp_path / "toy.npz", []
+    run = trainer.Trainer(decoder_task(data, path, saveFreq=100), path)
+    monkeypatch.setattr(run, "save_checkpoint", lambda: written.append(run.update))
+    monkeypatch.setattr(trainer, "SAVE_SECONDS", 0)
+    run.run(verbose=False, max_updates=3)
+    assert written == [1, 2, 3, 3]
 
 
 def test_styles_alone(data, tmp_path):

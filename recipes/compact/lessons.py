@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from storyteller import compact, embedding, formats, skipthoughts
+from storyteller import compact, files, skipthoughts
 from storyteller.training import tasks, trainer, vocabulary
-from storyteller.training.commands import _counts
 from storyteller.training.corpus import EncodedCorpus
+from storyteller.training.prepare import count_indices
 
 from . import library, own, pairs, passages, texts
 
@@ -109,7 +109,7 @@ class Lessons:
             prose = np.load(os.path.join(self.folder, "tales_0.vectors.npy"), mmap_mode="r")
             of_prose = prose[library.some(len(prose), len(shifted))].astype(np.float32)
             m, P = pairs.whitening(np.concatenate([of_prose, shifted]))
-            with formats.write_atomically(path) as file:
+            with files.write_atomically(path) as file:
                 np.savez(file, m=m, P=P)
         with np.load(path) as found:
             return found["m"], found["P"]
@@ -127,8 +127,8 @@ class Lessons:
             return (EncodedCorpus(os.path.join(self.folder, name)),
                     library.Whitened(np.load(os.path.join(self.folder, f"{name}.vectors.npy"), mmap_mode="r"), m, P))
         train, vectors = data(source)
-        words = formats.load_dictionary(os.path.join(self.folder, DICTIONARY))
-        counts = _counts(train, library.N_WORDS)
+        words = files.load_dictionary(os.path.join(self.folder, DICTIONARY))
+        counts = count_indices(train, library.N_WORDS)
         vocabulary.save_dictionary(tasks.decoder_dictionary(saveto), words,
                                    {word: int(counts[i]) for word, i in words.items()})
         with np.load(os.path.join(self.folder, f"{source}.styles.npz")) as found:
@@ -142,7 +142,7 @@ class Lessons:
         _log.info("%s, round %d: %d updates, best %s, %.0f words/s", stage, self.number, summary.updates, summary.best,
                   summary.words_per_second)
         if summary.updates >= updates:
-            with formats.write_atomically(os.path.join(os.path.dirname(saveto), "done")) as file:
+            with files.write_atomically(os.path.join(os.path.dirname(saveto), "done")) as file:
                 file.write(f"{summary.best}\n".encode())
 
     def prose(self) -> None:

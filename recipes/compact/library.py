@@ -7,7 +7,6 @@ passage's sentences.
 """
 from __future__ import annotations
 
-import csv
 import glob
 import lzma
 import os
@@ -19,12 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from storyteller import embedding, formats, skipthoughts
+from storyteller import embedding, files, skipthoughts
 from storyteller.text import load_vocabulary, split_sentences, tokenize_words
 from storyteller.training import vocabulary
 from storyteller.training.corpus import EncodedCorpus
 
-from . import passages, texts
+from . import passages
 from .captions.families import CLASSES, KINDS
 
 N_WORDS = 20000             # of the decoder, the end mark and UNK included
@@ -171,13 +170,13 @@ def encode(folder: str, name: str, dictionary: str, thoughts: str) -> None:
     """Write the decoder's word indices of a source, and its sentences by the words of the skip-thoughts."""
     if os.path.exists(os.path.join(folder, f"{name}.counts.npy")):
         return
-    words = formats.load_dictionary(dictionary)
+    words = files.load_dictionary(dictionary)
     of_thoughts, _ = load_vocabulary(os.path.join(thoughts, "dictionary.txt"))
     EncodedCorpus.build(os.path.join(folder, f"{name}.sentences"),
                         (sentence for line in lines(folder, name) for sentence in line.split("\t")), of_thoughts)
     EncodedCorpus.build(os.path.join(folder, name), (line.replace("\t", " ") for line in lines(folder, name)), words,
                         N_WORDS)
-    with formats.write_atomically(os.path.join(folder, f"{name}.counts.npy")) as file:
+    with files.write_atomically(os.path.join(folder, f"{name}.counts.npy")) as file:
         np.save(file, np.array([line.count("\t") + 1 for line in lines(folder, name)], dtype=np.int32))
 
 
@@ -226,9 +225,9 @@ def mix(folder: str, target: str, shares: Sequence[Share]) -> None:
         styles.append(mean(vectors) if share.style is None else share.style)
         chosen.append((vectors, rows))
     passages.write(os.path.join(folder, target), np.concatenate(tokens), np.concatenate(lengths))
-    with formats.write_atomically(os.path.join(folder, f"{target}.vectors.npy")) as file:
+    with files.write_atomically(os.path.join(folder, f"{target}.vectors.npy")) as file:
         np.save(file, np.concatenate([vectors[rows] for vectors, rows in chosen]).astype(np.float16))
-    with formats.write_atomically(os.path.join(folder, f"{target}.styles.npz")) as file:
+    with files.write_atomically(os.path.join(folder, f"{target}.styles.npz")) as file:
         np.savez(file, styles=np.array(styles, dtype=np.float32), which=np.concatenate(which))
 
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from storyteller import compact, embedding, formats, skipthoughts, text
+from storyteller import compact, embedding, files, skipthoughts, text
 from storyteller.training.corpus import EncodedCorpus
 
-from . import library, passages
+from . import library
 from .captions import article, plural
 from .captions.families import CLASSES, KINDS
 from .pairs import COMMON
@@ -55,7 +55,7 @@ def pictures(corpora: str, folder: str) -> dict[str, np.ndarray]:
         texts = [*texts, *(library.plain(caption) for _, caption in ours)]
         x = library.pictures(embedding.load_model(os.path.join(compact.FOLDER, "embedding.npz")),
                              skipthoughts.load_model(compact.FOLDER), texts, asked, NEAREST)
-        with formats.write_atomically(path) as file:
+        with files.write_atomically(path) as file:
             np.savez(file, x=x, label=np.array(labels), kind=np.array(kinds))
     with np.load(path) as found:
         return dict(found)
@@ -150,7 +150,7 @@ def make(corpora: str, folder: str, target: str, source: str, times: int) -> Non
     """Write stories and x - c + b of their pictures as ``folder/target``."""
     if os.path.exists(os.path.join(folder, f"{target}.vectors.npy")):
         return
-    words = formats.load_dictionary(os.path.join(folder, "dictionary.pkl"))
+    words = files.load_dictionary(os.path.join(folder, "dictionary.pkl"))
     found, of_style = pictures(corpora, folder), styles(corpora, folder)
     c = np.load(os.path.join(compact.FOLDER, "caption_style.npy"))
     stories = list(library.own_stories(corpora, source == "stories_heldout.tsv"))
@@ -159,5 +159,5 @@ def make(corpora: str, folder: str, target: str, source: str, times: int) -> Non
         lines.append(" ".join(word for sentence in library.sentences_of(library.plain(story)) for word in sentence))
         vectors.append(found["x"][picture] - c + of_style[style])
     EncodedCorpus.build(os.path.join(folder, target), lines, words, library.N_WORDS)
-    with formats.write_atomically(os.path.join(folder, f"{target}.vectors.npy")) as file:
+    with files.write_atomically(os.path.join(folder, f"{target}.vectors.npy")) as file:
         np.save(file, np.array(vectors, dtype=np.float16))

@@ -42,7 +42,7 @@ OPTIONS = {
     "dispFreq": ("N", "updates between two lines of the log"),
     "validFreq": ("N", "updates between two measurements on held-out data; the model is written when the measure "
                   "is the best so far (or there is no held-out data)"),
-    "saveFreq": ("N", "updates between two checkpoints"),
+    "saveFreq": ("N", "updates between two checkpoints; there is one every ten minutes, too"),
     "sampleFreq": ("N", "updates between two samples (decoder, with held-out texts)"),
     "n_samples": ("N", "sampled softmax: words drawn for a minibatch, 0: the full softmax"),
     "sample_power": ("X", "words are drawn for it as often as they occur to this power; at 1 rare words are hardly "

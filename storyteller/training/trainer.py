@@ -27,6 +27,7 @@ from . import losses, optimise
 _log = logging.getLogger(__name__)
 
 COLUMNS = ("update", "epoch", "seconds", "words", "cost", "gradient_norm", "heldout")
+SAVE_SECONDS = 600  # a checkpoint at least so often, whatever saveFreq says
 LAST_RATE = 0.02  # of lrate, where decay_updates ends
 OPTIMISERS = {"adam": optimise.adam, "adam_2015": optimise.adam_2015}
 # Options that say how long or how closely a training is watched; they may change when it is resumed.
@@ -278,6 +279,7 @@ class Trainer:
         stopped = "all epochs done"
         log: _Log | None = None
         minibatches = self._minibatches(options["max_epochs"])
+        saved = start
         with _Interruption() as interruption, progress_bar(max_updates, "training", "update", verbose,
                                                            self.update) as bar:
             while True:
@@ -325,8 +327,9 @@ class Trainer:
                 if verbose and self.update % options["sampleFreq"] == 0:
                     for line in self.task.sample(self.arrays()):
                         _log.info("  %s", line)
-                if self.update % options["saveFreq"] == 0:
+                if self.update % options["saveFreq"] == 0 or time.perf_counter() - saved > SAVE_SECONDS:
                     self.save_checkpoint()
+                    saved = time.perf_counter()
         if self.update % options["validFreq"] or not self.update:
             value = self._validate()
             # After --minutes or --updates the last measure stands in the log, too, and the cost up to it.
