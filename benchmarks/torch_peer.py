@@ -1,6 +1,6 @@
 """The same networks in PyTorch on the CPU, written as PyTorch programs are.
 
-The only room that imports torch.  The beam search stops as early as storyteller's, so that the
+The only module that imports torch.  The beam search stops as early as storyteller's, so that the
 comparison is one of implementations and not of algorithms.
 """
 from __future__ import annotations

@@ -582,7 +582,7 @@ class _Interpreter:
 
     def _dotted(self, node: ast.AST) -> str:
         """What a name such as os.path.join stands for; '' where it is no name."""
-        names = []
+        names: list[str] = []
         while isinstance(node, ast.Attribute) and len(names) < 5:
             names.append(node.attr)
             node = node.value
@@ -646,7 +646,8 @@ class _Interpreter:
         return made
 
     def _arguments(self, node: ast.Call) -> tuple[list[Any], dict[str, Any]]:
-        values, named = [self._value(value) for value in node.args], {}
+        values = [self._value(value) for value in node.args]
+        named: dict[str, Any] = {}
         for word in node.keywords:
             value = self._value(word.value)
             named.update(value if word.arg is None else {word.arg: value})

@@ -40,9 +40,9 @@ def check_count(name: str, value: Any, least: int = 1, most: int = MANY) -> int:
     StorytellerError
         If it is something else; True and 2.0 are, too.
     """
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or int(value) < least:
         raise StorytellerError(f"{name} is {shown(value)}: expected a whole number of at least {least}")
-    if value > most:
+    if int(value) > most:
         raise StorytellerError(f"{name} is {shown(value)}: expected at most {most}")
     return int(value)
 

@@ -121,7 +121,7 @@ class _Tree:
         self._parents.append(parents)
         self._words.append(words)
 
-    def read(self, row: int) -> list[int]:
+    def read(self, row: int | np.integer) -> list[int]:
         """Words of the hypothesis that stands in this row of the newest step."""
         words = []
         for parents, step in zip(reversed(self._parents), reversed(self._words)):

@@ -275,7 +275,7 @@ def read_captions(source: files.Source, aligned: bool = False) -> list[str]:
         If the file cannot be read, is something else than captions or has none.
     """
     what = "captions, one a line (or Flickr's token file, or COCO's JSON)"
-    name = str(getattr(source, "name", "the stream")) if hasattr(source, "read") else os.fsdecode(source)  # type: ignore
+    name = str(getattr(source, "name", "the stream")) if hasattr(source, "read") else os.fsdecode(source)
     lines = [line.strip() for line in files.open_text(source, what, "replace", max_line=_LONG)]
     while lines and not lines[-1]:
         lines.pop()

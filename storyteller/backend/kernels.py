@@ -261,7 +261,7 @@ def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray, U: np.n
             recurrent[:k] = 0
         in_threads(partial(step, t, previous, not (mask[t, :k] == 1).all()), k, _rows(d))
         states[t, k:] = previous[k:]
-        if ended is not None:
+        if ended is not None and added is not None:
             rows = np.flatnonzero(ended[t] >= 0)
             states[t, rows] *= np.float32(1 - share)
             states[t, rows] += np.float32(share) * (h0[rows] + added[ended[t, rows]])
@@ -292,7 +292,7 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
     buffer, buffer2 = np.empty((2, n, d), dtype=np.float32)
     one = np.float32(1)
     running = _running(mask)
-    d_start, d_added = (None, None) if ended is None else (np.zeros_like(h0), np.zeros_like(added))
+    d_start, d_added = np.zeros_like(h0), None if added is None else np.zeros_like(added)
 
     def step(t: int, before: np.ndarray, masked: bool, start: int, stop: int) -> None:
         h, saved, part, work, new, now = (before[start:stop], kept[t, start:stop], parts[t, start:stop],

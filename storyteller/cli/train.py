@@ -6,6 +6,7 @@ import logging
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -225,7 +226,7 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
     work = prepare.WorkFolder(os.path.join(folder, "skipthoughts.data"), verbose)
     for name, files in zip(("train", "heldout"), inputs):
         if files:
-            work.texts(name, "sentences", files, lambda files=files: corpus.sentence_stream(files))
+            work.texts(name, "sentences", files, partial(corpus.sentence_stream, files))
     dictionary = os.path.join(folder, "dictionary.pkl")
     if options.vocab is None and os.path.exists(other) and os.path.exists(dictionary):
         _log.info("using %s, which %s was trained with", dictionary, other)
@@ -265,7 +266,7 @@ def _train_decoder(options: argparse.Namespace) -> int:
     for name, files in zip(("train", "heldout"), inputs):
         if files:
             work.texts(name, f"passages {least} {most} of sentences", files,
-                       lambda files=files: corpus.passages(files, least, most, tokenized=True, between="\t"))
+                       partial(corpus.passages, files, least, most, tokenized=True, between="\t"))
     words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
     o["n_words"] = min(o["n_words"], len(words) + 2)
     embeddings = None
@@ -283,7 +284,7 @@ def _train_decoder(options: argparse.Namespace) -> int:
     passages, vectors = data[0]
     frequencies = prepare.count_indices(passages, o["n_words"]) if o["n_samples"] else None
     task = tasks.DecoderTask(passages, vectors, saveto, data[1] if len(data) > 1 else None, prepare.word_list(words),
-                             frequencies, embeddings, options.init, device, **o)
+                             frequencies, embeddings, options.init, device=device, **o)
     dictionary = tasks.decoder_dictionary(saveto)
     return _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", dictionary],
                   lambda: vocabulary.save_dictionary(dictionary, words, counts))
@@ -296,7 +297,7 @@ def _train_embedding(options: argparse.Namespace) -> int:
     pairs = _pairs_of(options)
     _check_start(saveto, options)
     device = device_of(options)
-    data = []
+    data: list[tuple[list[str], Any]] = []
     for caption_file, feature_file in pairs:
         captions = list(map(text.normalize, text.read_captions(caption_file, aligned=True)))
         data.append((captions, prepare.read_features(feature_file, captions, caption_file, shared=bool(data))))

@@ -40,8 +40,8 @@ def pair_features(u: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.concatenate([np.abs(u - v), u * v], axis=1)
 
 
-def classify(vectors: np.ndarray, labels: Sequence[Any], folds: int = 10, *,
-             test_vectors: np.ndarray | None = None, test_labels: Sequence[Any] | None = None,
+def classify(vectors: np.ndarray, labels: Sequence[Any] | np.ndarray, folds: int = 10, *,
+             test_vectors: np.ndarray | None = None, test_labels: Sequence[Any] | np.ndarray | None = None,
              Cs: Sequence[float] = CS, seed: int = 1234) -> dict[str, Any]:
     """How well labels can be told from frozen vectors by logistic regression.
 
@@ -113,8 +113,8 @@ def classify(vectors: np.ndarray, labels: Sequence[Any], folds: int = 10, *,
     return result
 
 
-def relatedness(vectors: np.ndarray, scores: Sequence[float], test_vectors: np.ndarray,
-                test_scores: Sequence[float], folds: int = 10, *, Cs: Sequence[float] = CS,
+def relatedness(vectors: np.ndarray, scores: Sequence[float] | np.ndarray, test_vectors: np.ndarray,
+                test_scores: Sequence[float] | np.ndarray, folds: int = 10, *, Cs: Sequence[float] = CS,
                 seed: int = 1234) -> dict[str, float]:
     """How well relatedness from 1 to 5 can be told from pairs, as for SICK in the paper.
 
@@ -195,7 +195,7 @@ def need_sklearn() -> None:
                                "pip install 'storyteller[evaluate]'") from error
 
 
-def _labelled(vectors: np.ndarray, labels: Sequence[Any], name: str, label_name: str,
+def _labelled(vectors: np.ndarray, labels: Sequence[Any] | np.ndarray, name: str, label_name: str,
               ) -> tuple[np.ndarray, np.ndarray]:
     vectors, known = np.asarray(vectors), np.asarray(labels)
     if vectors.ndim != 2 or known.ndim != 1 or len(vectors) != len(known) or not len(known):

@@ -342,7 +342,7 @@ def load_matrix(path: str | os.PathLike, mmap: bool = False) -> np.ndarray:
         if len(header.shape) != 2:
             raise StorytellerError(f"{where}: has shape {_show(header.shape)}; expected {what}, so "
                                    "check whether files were swapped")
-        if mmap and math.prod(header.shape):
+        if mmap and 0 not in header.shape:
             return np.lib.format.open_memmap(where, mode="r")
         return _read_array(file, header, np.float32, where)
 

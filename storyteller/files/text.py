@@ -4,6 +4,7 @@ from __future__ import annotations
 import bz2
 import codecs
 import gzip
+import importlib
 import io
 import itertools
 import logging
@@ -83,7 +84,7 @@ def open_text(source: Source, what: str = TEXT, invalid: str = "refuse", newline
         standard = stream is getattr(sys.stdin, "buffer", None)
         name = "standard input" if standard else str(getattr(stream, "name", "the stream"))
         return _lines(stream, name, what, invalid, newline, max_line, hint)
-    path = os.fsdecode(cast("str | os.PathLike[str]", source))
+    path = os.fsdecode(source)
     check_readable(path, what)
     with open_file(path, what) as file:
         _reader(file, path, what)       # what is wrong at the start is told at once
@@ -204,13 +205,9 @@ def _unpacked(kind: str, head: bytes, packed: BinaryIO, name: str) -> BinaryIO:
 def _zstd() -> Any:
     """Python 3.14's module for zstandard, its backport to older ones, or None."""
     try:
-        if sys.version_info >= (3, 14):
-            from compression import zstd
-        else:
-            from backports import zstd
+        return importlib.import_module("compression.zstd" if sys.version_info >= (3, 14) else "backports.zstd")
     except ImportError:
         return None
-    return zstd
 
 
 def _damage() -> tuple[type[Exception], ...]:

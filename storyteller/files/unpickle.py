@@ -18,7 +18,8 @@ import pickle
 import re
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, BinaryIO, Callable, NoReturn
+from functools import partial
+from typing import Any, BinaryIO, Callable, NoReturn, cast
 
 import numpy as np
 
@@ -115,7 +116,7 @@ def _build_array(array: np.ndarray, state: Any) -> None:
     else:
         raw = as_bytes(raw)
         _array(raw, dtype, shape, "C")
-    array.__setstate__((1, shape, dtype, bool(fortran), raw))     # type: ignore[attr-defined]
+    cast(Any, array).__setstate__((1, shape, dtype, bool(fortran), raw))
 
 
 def _make_array(kind: Any, shape: Any, code: Any) -> np.ndarray:
@@ -206,7 +207,11 @@ def decoded(value: bytes) -> str | bytes:
 
 # ------------------------------------------------------------------------------ the reader
 
-class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
+_Unpickler: Any = pickle._Unpickler     # has opcodes that no stub names
+_Stop: Any = getattr(pickle, "_Stop")  # noqa: B009
+
+
+class SafeUnpickler(_Unpickler):
     """Reads pickles, one after the other, from an open binary file.
 
     Parameters
@@ -290,7 +295,7 @@ class SafeUnpickler(pickle._Unpickler):     # type: ignore[name-defined,misc]
                 if self.left < 0:
                     self.pay(0)
                 dispatch[(read(1) or self.source.read(1))[0]](self)
-        except pickle._Stop as stop:     # type: ignore[attr-defined]
+        except _Stop as stop:
             value = stop.value
         if self.converted and not self.kept:
             raise Refused(_CONVERTED)
@@ -478,7 +483,7 @@ class _Source:
 
 
 # How the opcodes of the standard library are called, and those that need something around them.
-_METHODS = {code: load.__name__ for code, load in pickle._Unpickler.dispatch.items()}   # type: ignore[attr-defined]
+_METHODS = {code: load.__name__ for code, load in _Unpickler.dispatch.items()}
 _METHODS[pickle.NEWOBJ[0]] = "load_reduce"
 for _code in (pickle.NEXT_BUFFER, pickle.READONLY_BUFFER):
     del _METHODS[_code[0]]
@@ -492,7 +497,7 @@ def _opcode(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]:
 
     def number(self: SafeUnpickler) -> None:
         readline = self.readline
-        self.readline = lambda: self.source.readline(MAX_DIGITS)
+        self.readline = partial(self.source.readline, MAX_DIGITS)
         try:
             load(self)
         finally:

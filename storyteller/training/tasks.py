@@ -247,11 +247,12 @@ class DecoderTask(_WordTask):
     def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
         named = {variable.name: variable for variable in inputs}
         words = self._word_cost(inputs, len(inputs) - bool(self._proposal))
-        return losses.decoder_cost(p, *inputs[:3], words=words, put_back=self._put_back, read=named.get("read"),
-                                   drop=named.get("drop"))
+        x, mask, ctx = inputs[:3]
+        return losses.decoder_cost(p, x, mask, ctx, words, self._put_back, named.get("read"), named.get("drop"))
 
     def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
-        return losses.decoder_cost(p, *inputs, words=words, put_back=self._put_back)
+        x, mask, ctx = inputs
+        return losses.decoder_cost(p, x, mask, ctx, words, self._put_back)
 
     @property
     def _put_back(self) -> losses.PutBack | None:
@@ -266,7 +267,7 @@ class DecoderTask(_WordTask):
         o = self.options
         if o["noise"]:
             ctx = losses.noisy(ctx, o["noise"], rng)
-        if o["style_share"]:
+        if o["style_share"] and self._styles is not None:
             styles, which = self._styles
             alone = np.flatnonzero(rng.random(len(ctx)) < o["style_share"])
             ctx[alone] = styles[which[kept[alone]]]
@@ -615,7 +616,9 @@ def _ordered(lengths: np.ndarray, options: Mapping[str, Any], rows: np.ndarray |
 
 def _mean(vectors: np.ndarray) -> np.ndarray:
     """The mean of many vectors, some at a time, float32."""
-    total = sum(np.asarray(vectors[i:i + 4096]).sum(axis=0, dtype=np.float64) for i in range(0, len(vectors), 4096))
+    total = np.zeros(vectors.shape[1])
+    for first in range(0, len(vectors), 4096):
+        total += np.asarray(vectors[first:first + 4096]).sum(axis=0, dtype=np.float64)
     return (total / len(vectors)).astype(np.float32)
 
 
