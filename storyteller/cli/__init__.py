@@ -36,22 +36,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         130  interrupted by Ctrl-C; 143: ended by SIGTERM
         ===  ==========================================================================
     """
-    signals: list[int] = []
-    restore = None
+    signals = None
     try:
-        restore = _catch_signals(signals)
+        from .signals import Signals
+        signals = Signals()
+        signals.catch()
         return _run(sys.argv[1:] if arguments is None else list(arguments))
-    except BaseException as error:  # an interrupted import may raise anything
-        if not (signals or isinstance(error, KeyboardInterrupt)):
+    except BaseException as error:
+        number = signals.number if signals else 0
+        if not (number or isinstance(error, KeyboardInterrupt)):
             raise
-        if restore is not None:
-            restore(True)
+        if signals:
+            signals.restore(at_end=True)
         from .terminal import complain
-        complain("interrupted" if signals[-1:] in ([], [2]) else "terminated")
-        return 128 + (signals[-1] if signals else 2)
+        complain("terminated" if number > 2 else "interrupted")
+        return 128 + (number or 2)
     finally:
-        if restore is not None:
-            restore(arguments is None)
+        if signals:
+            signals.restore(at_end=arguments is None)
 
 
 def _run(arguments: list[str]) -> int:
@@ -104,27 +106,3 @@ def _check_command(word: str) -> None:
     meant = difflib.get_close_matches(word.lower(), COMMANDS, 1, 0.7)
     if meant and not os.path.exists(word):
         raise UsageError(f"{word!r} is neither a picture nor a command; did you mean `storyteller {meant[0]}`?")
-
-
-def _catch_signals(signals: list[int]):  # type: ignore[no-untyped-def]
-    """Note Ctrl-C and SIGTERM in `signals` and raise KeyboardInterrupt; returns what ends that."""
-    import signal
-
-    def stop(number: int, frame: object) -> None:
-        signals.append(number)
-        raise KeyboardInterrupt
-    # What a caller, or nohup, has decided stays.
-    before = {number: usual for number, usual in ((signal.SIGINT, signal.default_int_handler),
-                                                  (signal.SIGTERM, signal.SIG_DFL))
-              if signal.getsignal(number) == usual}
-    try:
-        for number in before:
-            signal.signal(number, stop)
-    except ValueError:  # not the main thread
-        return None
-
-    def restore(at_end: bool) -> None:
-        for number, handler in before.items():
-            # While the process ends, Ctrl-C has nothing to add.
-            signal.signal(number, signal.SIG_DFL if at_end else handler)
-    return restore
