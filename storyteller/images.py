@@ -199,8 +199,8 @@ def _binary(image: Any, name: str) -> Iterator[IO[bytes]]:
                 raise StorytellerError(f"{name}: more than {MAX_BYTES:,} bytes; expected {EXPECTED}")
             yield io.BytesIO(data)
     else:
-        raise StorytellerError(f"image is {shown(image)}, a {type(image).__name__}: expected a path, a file object, "
-                               "bytes, a PIL image or an array")
+        raise StorytellerError(f"image is a {type(image).__name__}: expected a path, a file object, bytes, a PIL image "
+                               "or an array")
 
 
 def _identify(file: IO[bytes], name: str) -> Any:

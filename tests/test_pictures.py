@@ -178,6 +178,22 @@ def test_every_message_names_the_file(pixels, tmp_path):
         images.open_image(tmp_path / "terrain.tif")
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP"])
+def test_damaged_files(format):
+    """Bytes changed, cut out and doubled: a picture or one error, and nothing else."""
+    rng = np.random.default_rng(0)
+    whole = encoded(format, gradient(40, 30))
+    for _ in range(40):
+        data = bytearray(whole)
+        for _ in range(rng.integers(1, 6)):
+            at = int(rng.integers(len(data)))
+            data[at:at + int(rng.integers(0, 4))] = rng.bytes(int(rng.integers(0, 4)))
+        try:
+            assert images.load_image(bytes(data))[1].shape == (1, 3, 224, 224)
+        except StorytellerError:
+            pass
+
+
 # -- arrays ----------------------------------------------------------------------------------------------
 
 def test_arrays_are_not_black():
