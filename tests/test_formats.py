@@ -772,3 +772,11 @@ def test_foreign_global_in_torch_file(tmp_path, monkeypatch):
     with pytest.raises(StorytellerError, match="bad.bin"):
         files.load_vgg19(write(tmp_path, legacy), MINI)
     assert os.listdir(tmp_path) == ["bad.bin"]
+
+
+@pytest.mark.parametrize("odd", [{"shapes": 3}, {"shapes": [(1, 2)]}, {"shapes": "a"}, {"dtype": "\udcff"},
+                                 {"dtype": "no such"}])
+def test_arguments_of_load_arrays(tmp_path, odd):
+    files.save_arrays(tmp_path / "model.npz", W=np.zeros((2, 2), np.float32))
+    with pytest.raises(StorytellerError, match=next(iter(odd))):
+        files.load_arrays(tmp_path / "model.npz", ["W"], **odd)

@@ -25,7 +25,7 @@ from typing import Any, BinaryIO, NamedTuple, Optional
 
 import numpy as np
 
-from ..errors import StorytellerError
+from ..errors import StorytellerError, shown
 from .io import AGAIN, check_readable, open_file, sniff, write_atomically, wrong_kind
 
 Shape = Sequence[Optional[int]]
@@ -210,8 +210,14 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str],
     """
     if isinstance(names, (str, bytes)):
         raise TypeError("names is one string: expected a list of the parameters to read")
-    names, dtype = list(names), np.dtype(dtype)
-    arrays = {}
+    if shapes is not None and not isinstance(shapes, Mapping):
+        raise StorytellerError(f"shapes is {shown(shapes)}: expected a dict of name -> shape, or None")
+    try:
+        floats = np.dtype(dtype)
+    except (TypeError, ValueError):     # not encodable as text, among others
+        raise StorytellerError(f"dtype is {shown(dtype)}: expected one of floating-point numbers, such as "
+                               "numpy.float32") from None
+    names, arrays = list(names), {}
     with _open_archive(path, "a model (an .npz archive)") as archive:
         missing = [str(name)[:100] for name in names if name not in archive.members]
         if missing:
@@ -227,7 +233,7 @@ def load_arrays(path: str | os.PathLike, names: Iterable[str],
                         f"{where} has shape {_show(header.shape)}; expected {_show(expected)}, so "
                         "check whether the model and its options belong together")
                 _check_float(header, where)
-                arrays[name] = _read_array(file, header, dtype, where)
+                arrays[name] = _read_array(file, header, floats, where)
                 file.read(1)    # reaching the end is what makes zipfile compare the checksum
     return arrays
 
