@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Callable
 
 import numpy as np
 
@@ -130,14 +130,10 @@ class Decoder(Model):
         p = np.exp(logits)
         return p / p.sum(axis=1, keepdims=True), state
 
-    def __getitem__(self, key: str) -> Any:
-        if key == "word_idict":
-            return dict(enumerate(self.vocabulary))
-        if key == "worddict":
-            return {word: i for i, word in enumerate(self.vocabulary) if i > UNK_ID and word != UNK}
-        if key in ("options", "f_init", "f_next"):
-            return getattr(self, key)
-        raise KeyError(key)
+    def _items(self) -> dict[str, Callable[[], Any]]:
+        return {"options": lambda: self.options, "f_init": lambda: self.f_init, "f_next": lambda: self.f_next,
+                "word_idict": lambda: dict(enumerate(self.vocabulary)),
+                "worddict": lambda: {word: i for i, word in enumerate(self.vocabulary) if i > UNK_ID and word != UNK}}
 
     def text(self, words: list[int]) -> str:
         """Indices -> words joined by spaces."""

@@ -64,12 +64,10 @@ class JointEmbedding(Model):
         self._images = be.function([x], [dense(x, be.shared(self._W), be.shared(self._b))], self._device)
         self._projected: np.ndarray | None = None
 
-    def __getitem__(self, key: str) -> Any:
-        if key == "word_idict":
-            return {0: END, UNK_ID: UNK, **{i: word for word, i in self.worddict.items() if i > UNK_ID}}
-        if key in ("options", "worddict"):
-            return getattr(self, key)
-        raise KeyError(key)
+    def _items(self) -> dict[str, Callable[[], Any]]:
+        return {"options": lambda: self.options, "worddict": lambda: self.worddict,
+                "word_idict": lambda: {END_ID: END, UNK_ID: UNK,
+                                       **{i: word for word, i in self.worddict.items() if i > UNK_ID}}}
 
     def fingerprint(self) -> str:
         """Names the model's values: what vectors depend on."""
@@ -295,14 +293,17 @@ def nearest(vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray,
     Raises
     ------
     StorytellerError
-        If k is no count, or query and vectors do not fit each other.
+        If k is no count, query and vectors do not fit each other, or vectors are not finite.
     """
     k = check_count("k", k)
     query = check_floats("query", query).reshape(-1)
     if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f" or vectors.shape[1:] != query.shape:
         raise StorytellerError(f"vectors are {shown(vectors)}: expected an array of floats (n, {len(query)}), as "
                                "embed_captions gives it, for this query")
-    scores = vectors @ query
+    with np.errstate(invalid="ignore", over="ignore"):
+        scores = vectors @ query
+    if not np.isfinite(scores).all():
+        raise StorytellerError("vectors hold NaN or infinite values: make them anew with embed_captions")
     n = len(scores)
     if k < n:
         bound = np.partition(scores, n - k)[n - k]

@@ -102,6 +102,7 @@ class Models(MutableMapping):
     def __setitem__(self, key: str, part: Any) -> None:
         if key not in self._loaders and key not in PARTS:
             raise StorytellerError(f"key is {shown(key)}: expected one of {', '.join(PARTS)}")
+        _check_part(key, part)
         with self._loading:
             self._loaders.setdefault(key, (key, lambda: part))
             self._parts[key] = part
@@ -193,7 +194,16 @@ class _NamedStyle(np.ndarray):
         return _NamedStyle.of, (np.asarray(self), self.name)
 
 
-PARTS = ("stv", "dec", "vse", "net", "cap", "cvec", "bneg", "bpos")
+# Key of z -> what its part is, and whether an object is one.
+PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "stv": ("a skip-thoughts model", lambda part: isinstance(part, skipthoughts.SkipThoughts)),
+    "dec": ("a decoder", lambda part: isinstance(part, decoder.Decoder)),
+    "vse": ("a joint embedding", lambda part: isinstance(part, embedding.JointEmbedding)),
+    "net": ("a convnet of build_convnet", lambda part: hasattr(part, "compute") and hasattr(part, "n_features")),
+    "cap": ("a list of captions", lambda part: isinstance(part, Sequence) and not isinstance(part, str)),
+    "cvec": ("their vectors, of embedding.embed_captions", lambda part: np.ndim(part) == 2),
+    "bneg": ("a style vector", lambda part: np.ndim(part) == 1),
+    "bpos": ("a style vector", lambda part: np.ndim(part) == 1)}
 
 
 def _unpickled(config: _config.Config, verbose: bool, keys: list[str], given: dict[str, Any]) -> Models:
@@ -388,6 +398,8 @@ def nearest_captions(z: Mapping[str, Any], features: np.ndarray, k: int = 100) -
     if len(z["cap"]) != len(z["cvec"]):
         raise StorytellerError(f"z['cap'] has {len(z['cap'])} captions, z['cvec'] {len(z['cvec'])} vectors: expected "
                                "one for each; make them anew with embedding.embed_captions(z['vse'], z['cap'])")
+    if not len(z["cap"]):
+        raise StorytellerError("z['cap'] is empty: expected at least one caption to think of")
     query = embedding.encode_images(z["vse"], np.reshape(features, (1, -1)))[0]
     best, scores = embedding.nearest(z["cvec"], query, k)
     return [Caption(z["cap"][i], float(score)) for i, score in zip(best, scores)]
@@ -539,6 +551,17 @@ def _check_parts(z: Any) -> None:
     if missing:
         raise StorytellerError(f"z lacks {', '.join(missing)}: expected the keys {', '.join(PARTS)}, as load_all() "
                                "gives them")
+    if isinstance(z, Models):       # its parts are checked as they are loaded or set
+        return
+    for key in PARTS:
+        _check_part(key, z[key])
+
+
+def _check_part(key: str, part: Any) -> None:
+    """One clear error where a part of z is of another kind."""
+    what, fits = PARTS[key]
+    if not fits(part):
+        raise StorytellerError(f"z[{key!r}] is {shown(part)}: expected {what}")
 
 
 def _writing_options(sample: Any, candidates: Any, maxlen: Any, use_unk: Any, temperature: Any, top_k: Any, top_p: Any,

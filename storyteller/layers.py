@@ -5,7 +5,7 @@ the names of the model archives.
 """
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 import numpy as np
@@ -154,6 +154,8 @@ class Model:
     """Plain data, and what is compiled from them.
 
     Pickles, copies and hashes such as ``joblib.hash`` hold the plain data alone; what is compiled is made again.
+    The originals' models were dicts, so ``model[key]``, ``key in model``, ``model.get(key)`` and ``dict(model)``
+    answer their keys.
     """
 
     #: Attributes that :meth:`_compile` sets.
@@ -161,6 +163,24 @@ class Model:
 
     def _compile(self) -> None:
         """Compile what this model needs beside its parts."""
+
+    def _items(self) -> dict[str, Callable[[], Any]]:
+        """The originals' keys, and what gives the value of each."""
+        return {}
+
+    def __getitem__(self, key: str) -> Any:
+        return self._items()[key]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._items())
+
+    def keys(self) -> list[str]:
+        """The originals' keys."""
+        return list(self)
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """As of a dict."""
+        return self[key] if key in self.keys() else default
 
     def __getstate__(self) -> dict[str, Any]:
         # A memory-mapped array is pickled with its contents: its file may be gone or another one by then.

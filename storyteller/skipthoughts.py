@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from functools import partial
+from typing import Any, BinaryIO, Callable
 
 import numpy as np
 
@@ -71,13 +72,11 @@ class SkipThoughts(Model):
             groups.append([(self.btable, self._bi[0], False), (self.btable, self._bi[1], True)])
         return groups
 
-    def __getitem__(self, key: str) -> Any:
-        if key in ("utable", "btable") and getattr(self, key) is not None:
-            return WordTable(self.words, getattr(self, key))
-        found = {"uoptions": self.uoptions, "boptions": self.boptions, "options": self.uoptions or self.boptions}
-        if found.get(key) is None:
-            raise KeyError(key)
-        return found[key]
+    def _items(self) -> dict[str, Callable[[], Any]]:
+        tables = {"utable": self.utable, "btable": self.btable}
+        options = {"uoptions": self.uoptions, "boptions": self.boptions, "options": self.uoptions or self.boptions}
+        return {**{key: partial(WordTable, self.words, table) for key, table in tables.items() if table is not None},
+                **{key: partial(dict, found) for key, found in options.items() if found is not None}}
 
     def rows(self, sentence: str, use_eos: bool) -> np.ndarray:
         """Table rows of a preprocessed sentence; words outside the dictionary are UNK."""

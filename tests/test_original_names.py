@@ -133,3 +133,13 @@ def test_wrong_arguments(stv, arguments):
 def test_wrong_arguments_of_nearest(arguments):
     with pytest.raises(StorytellerError):
         embedding.nearest(**{"vectors": np.eye(5, dtype=np.float32), "query": np.ones(5), "k": 2, **arguments})
+
+
+def test_models_are_asked_like_dicts():
+    model = skipthoughts.load_model(compact.FOLDER)
+    assert "utable" in model and "nothing" not in model and model.get("nothing", 3) == 3
+    assert set(model) == set(model.keys()) == {"utable", "btable", "uoptions", "boptions", "options"}
+    vse = embedding.load_model(f"{compact.FOLDER}/embedding.npz")
+    assert "options" in vse and dict(vse)["worddict"] is vse.worddict
+    with pytest.raises(KeyError):
+        vse["nothing"]

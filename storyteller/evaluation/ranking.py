@@ -1,6 +1,7 @@
 """Ranking of images and sentences (Kiros, Salakhutdinov & Zemel 2014, arXiv:1411.2539, section 3.2)."""
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -165,8 +166,8 @@ def evalrank(model: Any, data: str | os.PathLike | tuple[Sequence[str], np.ndarr
     ----------
     model : storyteller.embedding.JointEmbedding
     data : path, or pair of captions and image features
-        A folder such as ``data/f8k`` with ``f8k_dev_caps.txt`` and ``f8k_dev_ims.npy``; or
-        tokenised captions, and features (rows, dim_image) of unit norm as in :func:`i2t`.
+        A folder with one data set's ``NAME_dev_caps.txt`` and ``NAME_dev_ims.npy``; or tokenised
+        captions, and features (rows, dim_image) of unit norm as in :func:`i2t`.
     split : str
         ``'dev'`` or ``'test'``, where `data` is a folder.
 
@@ -182,9 +183,13 @@ def evalrank(model: Any, data: str | os.PathLike | tuple[Sequence[str], np.ndarr
     """
     from .. import embedding, files, text
     if isinstance(data, (str, os.PathLike)):
-        folder = os.path.abspath(data)
-        start = os.path.join(folder, f"{os.path.basename(folder)}_{split}")
-        data = text.read_captions(f"{start}_caps.txt", aligned=True), files.load_matrix(f"{start}_ims.npy")
+        end = f"_{split}_caps.txt"
+        found = glob.glob(os.path.join(glob.escape(os.fspath(data)), f"*{end}"))
+        if len(found) != 1:
+            raise StorytellerError(f"{os.fspath(data)}: has {len(found)} files of the name NAME{end}: expected one, "
+                                   f"with NAME_{split}_ims.npy beside it")
+        features = files.load_matrix(f"{found[0][:-len(end)]}_{split}_ims.npy")
+        data = text.read_captions(found[0], aligned=True), features
     captions, features = data
     per_image = captions_per_image(features, len(captions))
     images = embedding.encode_images(model, features)
