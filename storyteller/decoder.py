@@ -67,7 +67,7 @@ class Decoder(Model):
         self._params = {name: value for name, value in params.items() if not name.startswith("decoder_")}
         self._gru = join_gru(params, "decoder")
         self.put_back = float(options.get("put_back", 0))
-        self._ends = np.array(options.get("ends", ()), dtype=np.int64)
+        self._ends = [int(end) for end in options.get("ends", ())]
         self._compile()
 
     def _compile(self) -> None:
