@@ -37,6 +37,7 @@ setup(
     extras_require={
         "keras": ["h5py>=3.7"],
         "heif": ["pillow-heif>=0.15", "pillow>=11.3"],     # Pillow itself reads AVIF from 11.3 on
+        "zstd": ["backports.zstd>=1.0; python_version < '3.14'"],
         "word2vec": ["gensim>=4.0"],
         "evaluate": ["scikit-learn>=1.0"],
         "plot": ["matplotlib>=3.5"],

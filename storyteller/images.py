@@ -8,6 +8,7 @@ import io
 import logging
 import os
 import re
+import sys
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -122,6 +123,8 @@ def image_name(image: Image) -> str:
     """What an image is called: its path, or the kind of object that it is."""
     if isinstance(image, (str, os.PathLike)):
         return os.fsdecode(image)
+    if image is getattr(sys.stdin, "buffer", sys):
+        return "standard input"
     name = getattr(image, "name", None) or getattr(image, "filename", None)
     return os.fsdecode(name) if isinstance(name, (str, bytes, os.PathLike)) else f"<{type(image).__name__}>"
 
@@ -209,9 +212,11 @@ def _identify(file: IO[bytes], name: str) -> Any:
     file.seek(0)
     head = file.read(1024)
     file.seek(0)
-    kind = _container(head)
-    if kind:
-        return _open_heif(file, name, kind)
+    if not head:
+        raise StorytellerError(f"{name}: is empty; expected {EXPECTED}")
+    container = _container(head)
+    if container:
+        return _open_heif(file, name, container)
     for magic, what in _NOT_READ:
         if re.match(magic, head, re.DOTALL | re.IGNORECASE):
             raise StorytellerError(f"{name}: this is {what}")
@@ -221,7 +226,9 @@ def _identify(file: IO[bytes], name: str) -> Any:
     try:
         return pil.open(file, formats=FORMATS)
     except pil.UnidentifiedImageError as error:
-        found = files.describe(name) if os.path.isfile(name) else "something else"
+        found = files.identify(head)[1]
+        if found.split()[1].upper() in FORMATS:     # "a PNG image"
+            raise StorytellerError(f"{name}: begins like {found}, but is damaged; fetch or save it again") from error
         raise StorytellerError(f"{name}: not a picture that can be read (it looks like {found}); give {EXPECTED}"
                                ) from error
 

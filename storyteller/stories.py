@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from .decoder import Passage
+from .errors import StorytellerError, shown
 from .progress import printable
 from .text import detokenize
 
@@ -171,8 +172,9 @@ class Story:
 
 
 def _utf8(name: str) -> str:
-    """A name of a file with replacement characters for bytes that are not UTF-8."""
-    return re.sub("[\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
+    """A name of a file as UTF-8, whatever the locale, with replacement characters for bytes that are not."""
+    name = re.sub("[\ud800-\udc7f\udd00-\udfff]", "\N{REPLACEMENT CHARACTER}", name)     # no bytes of names
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
 
 
 def lyric_lines(passage: str) -> list[str]:
@@ -212,7 +214,15 @@ def print_story(story: Story) -> None:
 
 
 def html_page(stories: Iterable[Story], title: str = "Stories") -> str:
-    """One self-contained page of pictures, captions and stories."""
+    """One self-contained page of pictures, captions and stories.
+
+    Raises
+    ------
+    StorytellerError
+        If there are other things than stories, or no list of them.
+    """
+    if not isinstance(stories, Iterable):
+        raise StorytellerError(f"stories is {shown(stories)}: expected a list of stories; for one write [story]")
     return page_start(title) + PAGE_BETWEEN.join(map(page_part, stories)) + PAGE_END
 
 
@@ -235,4 +245,6 @@ def page_start(title: str = "Stories") -> str:
 
 def page_part(story: Story) -> str:
     """A story of a page."""
+    if not isinstance(story, Story):
+        raise StorytellerError(f"stories holds {shown(story)}: expected what generate.story gives")
     return printable(story._repr_html_())

@@ -1,8 +1,10 @@
 """The command line, and what a fresh process imports."""
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -107,6 +109,25 @@ def test_wrong_usage(capsys, tmp_path):
     assert usage("train", "embedding", "-o", "x.npz") == 2
     assert usage(IMAGE, "--html", str(tmp_path / "nowhere" / "x.html")) == 1
     assert usage("encode", IMAGE, "-o", str(tmp_path / "nowhere" / "x.npy")) == 1
+
+
+def test_a_picture_on_standard_input(run, monkeypatch, capsys):
+    def give(data):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    give(Path(IMAGE).read_bytes())
+    assert json.loads(run("-", "-k", 5, "-b", 2, "--json")[1])["image"] == "standard input"
+    give(b"")
+    assert run("-")[2].startswith("storyteller: standard input: is empty")
+    monkeypatch.setattr(generate, "load_all", None)     # not reached
+    status, _, err = run("-", "-")
+    assert status == 2 and "standard input" in err
+
+
+def test_extras_that_messages_name_exist():
+    extras = set(re.findall(r'^        "(\w+)": \[', (ROOT / "setup.py").read_text(), re.MULTILINE))
+    named = {name for path in (ROOT / "storyteller").rglob("*.py")
+             for name in re.findall(r"storyteller\[(\w+)\]", path.read_text(encoding="utf-8"))}
+    assert "plot" in named <= extras
 
 
 def test_options_before_a_command(run, capsys):

@@ -134,6 +134,13 @@ def test_errors_of_other_files_are_not_blamed_on_the_output(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_a_full_disk_as_numpy_tells_it(tmp_path):
+    with pytest.raises(StorytellerError, match="x.npy: cannot be written .the disk is full"):
+        with files.write_atomically(tmp_path / "x.npy"):
+            raise OSError("204800 requested and 992 written")
+    assert not os.listdir(tmp_path)
+
+
 def test_what_killed_writers_left_is_removed(tmp_path):
     for name in ("out.123.0123abcd.part", "out.124.0123abcd.part", "other.123.0123abcd.part", "out.mine.part"):
         (tmp_path / name).write_bytes(b"half")

@@ -282,6 +282,17 @@ def test_truncated_pictures_have_a_warning(format, tmp_path, caplog):
     assert "half.img" in caplog.text
 
 
+@pytest.mark.parametrize("data, says", [
+    (b"\x89PNG\r\n\x1a\n" + bytes(200), "begins like a PNG image, but is damaged"),
+    (b"II*\0" + bytes(200), "begins like a TIFF image, but is damaged"), (b"", "is empty"),
+    (b"a dog", "looks like a text file")])
+def test_what_cannot_be_identified(data, says, tmp_path):
+    (tmp_path / "a.png").write_bytes(data)
+    for image in (data, *([tmp_path / "a.png"] if data else [])):
+        with pytest.raises(StorytellerError, match=says):
+            images.open_image(image)
+
+
 def test_a_setting_of_pillow_hides_no_truncation(monkeypatch):
     """The original set it."""
     monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)

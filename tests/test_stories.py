@@ -76,6 +76,20 @@ def test_a_story_as_json():
     stories.html_page([told]).encode("utf-8")
 
 
+@pytest.mark.parametrize("name, wanted", [
+    ("caf\udcc3\udca9.jpg", "caf\xe9.jpg"), ("caf\xe9.jpg", "caf\xe9.jpg"), ("bad\udcff.jpg", "bad\ufffd.jpg"),
+    ("\ud800a", "\ufffda")])
+def test_names_do_not_depend_on_the_locale(name, wanted):
+    """In the C locale the bytes of a name are lone surrogates."""
+    assert a_story(image=name).to_dict()["image"] == wanted and wanted in a_story(image=name)._repr_html_()
+
+
+@pytest.mark.parametrize("wrong", ["x", [a_story(), 3], 3, a_story()])
+def test_a_page_of_other_things_than_stories(wrong):
+    with pytest.raises(StorytellerError, match="stories"):
+        stories.html_page(wrong)
+
+
 def test_no_control_characters(capsys):
     stories.print_story(a_story(captions=[Caption("a \x1b[2Jcat\x9b", 0.5)], passage="b \x1b]0;x\x07 \u202e"))
     out = capsys.readouterr().out

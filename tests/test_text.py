@@ -497,6 +497,9 @@ def test_build_dictionary_ties_go_by_first_appearance():
     ("it 's $ 5 ( or so ) ; maybe 50 % ...", "It's $5 (or so); maybe 50%..."),
     ("she can not , she 'd 've said so", "She cannot, she'd've said so"),
     ("the boys ' toys -- and mr. brown 's", "The boys' toys -- and Mr. Brown's"),
+    ("'i shall be sure , ' says she . ' and so ? '", "'I shall be sure,' says she.' And so?'"),
+    ("`` he called : 'my poor boy ! ' ''", '"He called: \'my poor boy!\'"'),
+    ("rock 'n ' roll", "Rock 'n' roll"),
     ("wait ... and i will , i.e. soon", "Wait... and I will, i.e. soon"),
     ("élan is all .", "Élan is all."),
 ])

@@ -12,8 +12,8 @@ from ..errors import StorytellerError
 from ..progress import printable
 from . import UsageError
 
-TEXTS = ("texts: UTF-8 files, plain or packed (.gz, .xz, .bz2), one paragraph a line or paragraphs apart by "
-          "blank lines, and folders of such files ending in .txt, .txt.gz, .txt.xz or .txt.bz2")
+TEXTS = ("texts: UTF-8 files, plain or packed (.gz, .xz, .bz2, .zst), one paragraph a line or paragraphs apart by "
+         "blank lines, and folders of such files ending in .txt, .txt.gz, .txt.xz, .txt.bz2 or .txt.zst")
 _MIN_WORDS = 30         # of a decoder's passages
 _MOST = 10 ** 9         # of anything that is counted
 _SHOWN = 40             # characters of a wrong value

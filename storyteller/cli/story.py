@@ -84,6 +84,8 @@ def run(options: argparse.Namespace) -> int:
     if options.html:
         check_folder(options.html)
     images = options.images
+    if images.count("-") > 1:
+        raise UsageError("standard input holds one picture: give - once")
     from .. import generate
     z = generate.load_all(options.config, verbose=not options.quiet)
     telling = dict(style=options.style, strength=options.strength, n_best=options.n_best, sample=options.sample,
@@ -96,7 +98,7 @@ def run(options: argparse.Namespace) -> int:
     with _Page(options.html) as page, progress_bar(len(images), "telling stories", "picture", shown) as bar:
         for image in images:
             try:
-                source = standard_input("a picture").read() if image == "-" else image
+                source = standard_input("a picture") if image == "-" else image
                 story = generate.story(z, source, options.k, options.beam_width, options.lyric, **telling)
             except StorytellerError as error:
                 name = "standard input" if image == "-" else image

@@ -18,7 +18,7 @@ def parser() -> argparse.ArgumentParser:
         "separated by blank lines; in a file without blank lines every line is one.")
     add_common(make)
     make.add_argument("texts", metavar="TEXT", nargs="+",
-                      help="text files (UTF-8, plain or .gz, .xz, .bz2), or folders of them")
+                      help="text files (UTF-8, plain or .gz, .xz, .bz2, .zst), or folders of them")
     make.add_argument("-o", "--output", required=True, metavar="NAME_style.npy",
                       help="vector file; use it as --style or as posbias")
     make.add_argument("--min-words", type=whole(), default=100, metavar="N",

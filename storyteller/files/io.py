@@ -219,6 +219,8 @@ def write_atomically(path: str | os.PathLike, sync: bool = False) -> Iterator[Bi
         if (isinstance(error, ValueError) and part) or getattr(error, "filename", None) not in (None, path, part):
             raise       # another file's, of the caller's
         reason = getattr(error, "strerror", None) or error
+        if re.search("requested and .* written", str(error)):   # NumPy's own, which forgets the system's
+            reason = "the disk is full"
         raise StorytellerError(f"{path}: cannot be written ({reason}); check that its folder exists, may be "
                                "written to, and has room") from error
 
