@@ -33,11 +33,14 @@ class Passage:
         Negative log-likelihood in nats, of the end-of-passage word too; not divided by length.
     finished : bool
         False where ``maxlen`` cut the passage off.
+    similarity : float or None
+        Of a candidate to the picture, see :func:`storyteller.candidates.image_similarity`.
     """
 
     text: str
     cost: float
     finished: bool = True
+    similarity: float | None = None
 
 
 class Decoder(Model):

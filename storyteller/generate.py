@@ -11,6 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import Any, Callable, Union
 
 import numpy as np
@@ -460,7 +461,8 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
         if features is None:
             raise StorytellerError("candidates are chosen by how near they are to the picture: give its features")
         query = embedding.encode_images(z["vse"], np.reshape(features, (1, -1)))[0]
-        found = choosing.rerank(found, choosing.image_similarity(z["vse"], found, query))
+        similarity = choosing.image_similarity(z["vse"], found, query)
+        found = choosing.rerank([replace(p, similarity=float(s)) for p, s in zip(found, similarity)], similarity)
     return found[:n_best]
 
 

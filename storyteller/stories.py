@@ -135,8 +135,8 @@ class Story:
         return {"image": _utf8(self.image), "style": _utf8(self.style), "passage": self.passage, "cost": self.cost,
                 "lyric": self.lyric, "text": "\n".join(self.lines),
                 "captions": [{"text": c.text, "score": c.score} for c in self.captions],
-                "alternatives": [{"passage": p.text, "cost": p.cost, "finished": p.finished}
-                                 for p in self.alternatives],
+                "alternatives": [{"passage": p.text, "text": "\n".join(self.lines_of(p.text)), "cost": p.cost,
+                                  "finished": p.finished, "similarity": p.similarity} for p in self.alternatives],
                 "warnings": list(self.warnings), "timings": dict(self.timings)}
 
     def _ipython_display_(self) -> None:

@@ -57,6 +57,11 @@ def test_the_story_told_is_one_of_more(z):
     likeliest = generate.story(z, IMAGE, n_best=20, **options)
     assert {p.text for p in likeliest.alternatives} < {p.text for p in told.alternatives}
     assert told.passage == told.alternatives[0].text
+    np.testing.assert_allclose([p.similarity for p in told.alternatives], candidates.image_similarity(
+        z["vse"], told.alternatives, embedding.encode_images(z["vse"], generate.image_features(z, IMAGE)[None])[0]),
+        atol=1e-5)
+    assert likeliest.alternatives[0].similarity is None
+    assert told.to_dict()["alternatives"][0]["text"] == told.text
     again = generate.story(z, IMAGE, candidates=4, n_best=20, **options)
     assert again.alternatives == told.alternatives
     with pytest.raises(StorytellerError, match="candidates"):
