@@ -198,6 +198,8 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
         with _locked(target):
             found = _open(target, shape)  # another process may have made it meanwhile
             if found is None:
+                if target.exists():
+                    _log.warning("%s is damaged: it is made again", target)
                 what = f"{kind} of {os.fspath(source)}"
                 _make(target, shape, write, resumable, {"what": what[-200:], "rows": shape[0], "columns": shape[1]})
                 found = _open(target, shape)
@@ -206,7 +208,7 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
             return found
         reason: object = "it was damaged or vanished at once"
     except (OSError, NotImplementedError) as error:
-        reason = error
+        reason = getattr(error, "strerror", None) or error
     _log.warning("cannot keep %s in the cache %s (%s): computing it in memory, and again next time. "
                  "Set %s to a folder with %.1f GB free.", kind, folder, reason, VARIABLE, needed / 1e9)
     array = np.empty(shape, dtype=np.float32)
@@ -215,7 +217,10 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
 
 
 def _make_folder(folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, "it is no folder") from error
 
 
 def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
@@ -228,11 +233,8 @@ def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
             array = np.lib.format.open_memmap(path, mode="r")
             if array.shape == shape and array.dtype == np.float32:
                 return array
-    except (FileNotFoundError, PermissionError):
-        return None
     except Exception as error:  # whatever is wrong with it, it is made again
         _log.debug("%s: %s", path, error)
-    _log.warning("%s is damaged: it is made again", path)
     return None
 
 
@@ -262,10 +264,12 @@ def _locked(target: Path) -> Iterator[None]:
                                    "if there is none") from None
     try:
         yield
-        # Those that wait for this very file find the entry, so it does no harm if others lock a new one.
-        with contextlib.suppress(OSError):
-            path.unlink()
     finally:
+        # Where nothing is left half made: those that wait for this very file find the entry, or no room for it
+        # either, so it does no harm if others lock a new one.
+        with contextlib.suppress(OSError):
+            if not part.exists():
+                path.unlink()
         lock.release()
 
 

@@ -1,12 +1,14 @@
 """The cache: made once for every content, never wrong, never in the way; what lists and clears it."""
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+import types
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -102,6 +104,12 @@ class TestDamage:
         rows(write)
         assert write.starts == [0]
 
+    def test_is_told_once(self, folder, caplog):
+        rows(Writer())
+        (folder / "kind-0123.npy").write_bytes(b"x")
+        rows(Writer())
+        assert [record.getMessage().split(" ", 1)[1] for record in caplog.records] == ["is damaged: it is made again"]
+
     @pytest.mark.parametrize("memory", [b"", b"[]", b"{}", b"\xff", b'{"a": 1}', b"[" * 100_000])
     def test_damaged_memory_of_checksums(self, folder, memory):
         write = Writer()
@@ -169,6 +177,18 @@ class TestUnfinished:
         rows(Writer())
         assert precious.read_text() == "do not overwrite"
 
+    @pytest.mark.parametrize("ours", [True, False])
+    def test_nothing_is_left_on_a_full_disk(self, folder, ours, monkeypatch):
+        if ours:    # noticed before the first row
+            monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=0))
+
+        def write(file, start):
+            if isinstance(file, cache._Part):
+                raise OSError(errno.ENOSPC, "No space left on device")
+            file.write(ROWS.tobytes())
+        rows(write)
+        assert not list(folder.iterdir())
+
     @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
     def test_a_pipe_does_not_hang(self, folder):
         folder.mkdir()
@@ -217,6 +237,13 @@ class TestFolder:
         standard = cache.cache_dir()
         monkeypatch.delenv(cache.VARIABLE)
         assert cache.cache_dir() == standard and standard.is_absolute()
+
+    @pytest.mark.parametrize("below", ["", "cache"])
+    def test_a_file(self, tmp_path, monkeypatch, caplog, below):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / below))
+        rows(Writer())
+        assert len(caplog.records) == 1 and ("Not a directory" if below else "no folder") in caplog.text
 
     def test_nobodys_home(self, monkeypatch):
         monkeypatch.setenv(cache.VARIABLE, "~nobody-of-that-name/cache")
