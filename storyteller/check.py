@@ -72,11 +72,8 @@ def check(config: _config.ConfigLike = None, verbose: bool = True) -> list[Findi
 
 
 def _look(file: _config.NeededFile, known: dict[str, Any]) -> Finding:
-    if file.path is None:
-        return Finding(file, MISSING, f"{file.what}: not set; {file.advice}")
-    if not file.found:
-        there = " (what is there is no file)" if os.path.lexists(file.path) else ""
-        return Finding(file, MISSING, f"{file.what}{there}: {file.advice}")
+    if file.path is None or not file.found:
+        return Finding(file, MISSING, f"{file.what}: {file.advice}")
     try:
         said = _CHECKS[file.key](file.path, known)
     except _Wrong as error:

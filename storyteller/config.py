@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import Any, Callable, Union
 
 from . import compact
-from .errors import StorytellerError, shown
+from .errors import StorytellerError, check_count, check_flag, shown
 
 _log = logging.getLogger(__name__)
 
@@ -57,12 +57,14 @@ FILES: dict[str, tuple[tuple[str, str, str], ...]] = {
 }
 # The original's settings for a CPU needed Caffe; its weights alone will do here.
 _CAFFE_WEIGHTS = "vgg_model_caffe"
+_FOLDERS = ("skmodels", "sktables")
 _OTHER_KEYS = ("pycaffe", "vgg_proto_caffe", _CAFFE_WEIGHTS)
 
 ConfigLike = Union[None, str, "os.PathLike[str]", Mapping[str, Any], types.ModuleType, "Config"]
 
 _NAMES = ("FLAG_CPU_MODE", "paths", "styles", "telling")     # that mean something in settings
 _PACKAGE = "storyteller itself, which is not wholly installed"
+_INSTALL = "install storyteller again (pip install . in its checkout)"
 
 
 @dataclass(frozen=True)
@@ -77,14 +79,22 @@ class NeededFile:
     @property
     def advice(self) -> str:
         """What to do where it is missing."""
-        if self.path is None:
+        if not self.path:
             return f"set paths[{self.key!r}] in config.py"
-        return ("install storyteller again: pip install --force-reinstall storyteller" if self.source == _PACKAGE
-                else f"get it from {self.source}")
+        return _INSTALL if self.source == _PACKAGE else f"get it from {self.source}"
 
     @property
     def found(self) -> bool:
         return self.path is not None and os.path.isfile(self.path)
+
+    @property
+    def shown(self) -> str:
+        """Its path, or what is there in place of one or of a file."""
+        if not self.path:
+            return "(not set)" if self.path is None else "(an empty path)"
+        there = "" if self.found or not os.path.lexists(self.path) else " (a folder)" if os.path.isdir(
+            self.path) else " (no regular file)"
+        return self.path + there
 
 
 @dataclass(frozen=True)
@@ -128,8 +138,8 @@ class Config:
         for key in keys:
             base = self.paths.get(key)
             for suffix, what, source in FILES[key]:
-                path = None if base is None else (os.path.join(base, suffix[1:])
-                                                  if suffix.startswith("/") else base + suffix)
+                path = base if not base else (os.path.join(base, suffix[1:]) if suffix.startswith("/")
+                                              else base + suffix)
                 ours = base is not None and compact.FOLDER in (base, os.path.dirname(base))
                 files.append(NeededFile(key, path, what, _PACKAGE if ours else source))
         return files
@@ -139,11 +149,11 @@ class Config:
         missing = [file for file in self.needed(keys) if not file.found]
         if not missing:
             return
-        lines = [f"  {file.path or '(not set)'}  [paths[{file.key!r}]]: {file.what}; from {file.source}"
+        lines = [f"  {file.shown}  [paths[{file.key!r}]]: {file.what}; from {file.source}"
                  for file in missing]
         todo = []
         if any(file.source == _PACKAGE for file in missing):
-            todo.append("Install storyteller again: pip install --force-reinstall storyteller.")
+            todo.append(f"{_INSTALL.capitalize()}.")
         if any(file.source != _PACKAGE for file in missing):
             todo.append(f"Set paths in config.py, in the file named by {VARIABLE}, or in load_all(config=...).")
         raise StorytellerError(f"{len(missing)} file{'s are' if len(missing) > 1 else ' is'} missing (settings: "
@@ -200,8 +210,10 @@ def load(config: ConfigLike = None) -> Config:
         if vars(config) is globals():   # from storyteller import config; load_all(config)
             return load(None)
         file = getattr(config, "__file__", None)
-        return _from_names({name: vars(config)[name] for name in _NAMES if name in vars(config)},
-                           f"the module {config.__name__}",
+        names = {name: vars(config)[name] for name in _NAMES if name in vars(config)}
+        if not names:
+            raise StorytellerError(f"the module {config.__name__} has no settings: expected {', '.join(_NAMES)}")
+        return _from_names(names, f"the module {config.__name__}",
                            os.path.dirname(os.path.abspath(file)) if file else _current_folder())
     if isinstance(config, Mapping):
         names = dict(config)
@@ -302,8 +314,8 @@ def _is_ours(path: str) -> bool:
 def _interpreted(path: str, named_by: str) -> dict[str, Any]:
     """The names that a settings file assigns."""
     if not os.path.isfile(path):
-        raise StorytellerError(f"{path}: no such settings file (named by {named_by}); correct the name or "
-                               "leave it out")
+        what = "a folder, no settings file" if os.path.isdir(path) else "no such settings file"
+        raise StorytellerError(f"{path}: {what} (named by {named_by}); correct the name or leave it out")
     return _Interpreter(path).run(_read(path))
 
 
@@ -335,10 +347,11 @@ def _telling(value: Any, source: str) -> dict[str, Any]:
         if name not in compact.TELLING:
             raise StorytellerError(f"{source}: telling has the unknown option {shown(name)}: expected "
                                    f"{', '.join(compact.TELLING)}")
-        kind = type(compact.TELLING[name])
-        if type(option) is not kind and not (kind is float and type(option) is int):
-            raise StorytellerError(f"{source}: telling[{name!r}] is {shown(option)}: expected {kind.__name__}, such as "
-                                   f"{compact.TELLING[name]!r}")
+        named, usual = f"{source}: telling[{name!r}]", compact.TELLING[name]
+        if isinstance(usual, bool):
+            check_flag(named, option)
+        else:
+            check_count(named, option, 0)
     return dict(value)
 
 
@@ -360,7 +373,8 @@ def _paths(value: Any, name: str, source: str, folder: str, keys: Iterable[str] 
             path = os.path.expanduser(path)
         except ValueError:      # a user of an impossible name
             pass
-        found[str(key)] = os.path.join(folder, path)
+        # An empty path is this folder where one is asked for, and of no use where a file is.
+        found[str(key)] = os.path.join(folder, path) if path or key in _FOLDERS else ""
     return found
 
 
@@ -562,6 +576,9 @@ class _Interpreter:
         if isinstance(node, ast.Subscript):
             key = self._value(node.slice)
             if self._dotted(node.value) == "os.environ" and isinstance(key, str):
+                if key not in os.environ:
+                    raise StorytellerError(f"{self._path}, line {node.lineno}: the environment variable {shown(key)} "
+                                           f"is not set; set it, or write os.environ.get({shown(key)}, '...')")
                 return os.environ[key]
             container = self._value(node.value)
             if isinstance(container, (dict, list, tuple)):

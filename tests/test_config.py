@@ -113,7 +113,9 @@ def test_what_no_setting_names_is_left_to_the_compact_models(tmp_path, monkeypat
 
 @pytest.mark.parametrize("source, words", [
     ("telling = 'prose'", "a dict of options"), ("telling = {'prosa': True}", "'prosa'"),
-    ("telling = {'prose': 'yes'}", "expected bool")])
+    ("telling = {'prose': 'yes'}", "settings.py: telling['prose'] is 'yes': expected True or False"),
+    ("telling = {'candidates': -5}", "settings.py: telling['candidates'] is -5: expected a whole number"),
+    ("telling = {'candidates': True}", "a whole number")])
 def test_options_of_telling_in_settings(tmp_path, source, words):
     assert config.load(settings(tmp_path, "telling = {'prose': False}")).telling["prose"] is False
     with pytest.raises(StorytellerError, match=re.escape(words)):
@@ -139,12 +141,33 @@ FLAG = "FLAG_CPU_MODE = True\npaths = dict()\n"
     ("import os\npaths = {'vgg': os.environ.get('NOT_SET_HERE') or 'd'}", "d"),
     ("f = 'a'\nf += '/b'\npaths = {'vgg': f}", "a/b"),
     ("paths: dict = {'vgg': 'x'}\nsizes = [1, 2.5, -3, (4, 'x'), None]", "x"), ("paths = p = {}\np['vgg'] = 'x'", "x"),
-    ("paths = {'vgg': '/'.join(['a', 'b'])}", "a/b"), (FLAG + "paths['vgg'] = ''", ""),
+    ("paths = {'vgg': '/'.join(['a', 'b'])}", "a/b"),
     (FLAG + "settings = dict()\nsettings['decoder'] = {'dim': 2400, 'doutput': False}\npaths['vgg'] = 'v'", "v"),
     ("import os\n" + FLAG + "paths['vgg'] = os.path.abspath('/x/../v')", "/v"),
     (FLAG + "paths['vgg'] = 'v'\ndef init(path):\n    paths['vgg'] = path\n", "v")])
 def test_forms_of_others(source, vgg, tmp_path):
     assert config.load(settings(tmp_path, source)).paths["vgg"] == os.path.join(tmp_path, vgg)
+
+
+def test_an_empty_path(tmp_path):
+    found = config.load(settings(tmp_path, FLAG + "paths['vgg'] = paths['pycaffe'] = paths['sktables'] = ''"))
+    assert found.paths["sktables"] == os.path.join(tmp_path, "")    # the folder of the settings
+    with pytest.raises(StorytellerError, match=r"\(an empty path\)  \[paths\['vgg'\]\]"):
+        found.path("vgg")
+    assert {file.shown for file in found.needed(["vgg"])} == {"(an empty path)"}
+
+
+def test_a_folder_in_place_of_a_file(tmp_path, monkeypatch):
+    with pytest.raises(StorytellerError, match=r"\(a folder\)  \[paths\['captions'\]\]"):
+        config.load({"captions": str(tmp_path)}).path("captions")
+    monkeypatch.setenv(config.VARIABLE, str(tmp_path))
+    with pytest.raises(StorytellerError, match=f"a folder.*{config.VARIABLE}"):
+        config.load()
+
+
+def test_a_variable_that_is_not_set(tmp_path):
+    with pytest.raises(StorytellerError, match="settings.py, line 2: the environment variable 'NOT_SET_HERE'"):
+        config.load(settings(tmp_path, "import os\npaths = {'vgg': os.environ['NOT_SET_HERE']}"))
 
 
 def test_the_coding_of_the_file(tmp_path):
@@ -201,6 +224,8 @@ def test_a_module_of_settings(tmp_path):
     module.paths = [1]
     with pytest.raises(StorytellerError, match="module config"):
         config.load(module)
+    with pytest.raises(StorytellerError, match="module os has no settings"):
+        generate.load_all(os)
 
 
 @pytest.fixture

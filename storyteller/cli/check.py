@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
         return 1 if wrong else 0
     say(f"settings: {config.source}; FLAG_CPU_MODE = {config.cpu_mode}")
     for finding in findings:
-        say(f"{finding.status:12s} {finding.file.path or '(not set)'}\n{'':13s}{finding.message}")
+        say(f"{finding.status:12s} {finding.file.shown}\n{'':13s}{finding.message}")
     say(f"{len(findings) - wrong} of {len(findings)} files are all right"
         + ("" if wrong else ": `storyteller IMAGE` will work"))
     return 1 if wrong else 0
