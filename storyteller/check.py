@@ -8,9 +8,10 @@ from typing import Any, Callable
 
 from . import config as _config
 from . import decoder, embedding, files, skipthoughts, style, text
-from .efficientnet import load_params
+from .efficientnet import EfficientNetLite0, load_params
 from .errors import StorytellerError
 from .progress import progress_bar
+from .vgg import ConvNet
 
 FOUND, MISSING, DAMAGED, SHAPE = "found", "missing", "damaged", "wrong shape"
 
@@ -152,7 +153,7 @@ def _table(path: str, known: dict[str, Any]) -> str:
 def _model(part: str, shapes_of: Callable[[dict, str], dict[str, tuple]]) -> Callable[[str, dict], str]:
     def look(path: str, known: dict[str, Any]) -> str:
         if path.endswith(".dictionary.pkl"):
-            return f"{len(files.load_dictionary(path)):,} words"
+            return _dictionary(path, known, part)
         if path.endswith(".pkl"):
             known[part] = shapes_of(files.load_options(path), path)
             if part == "decoder":
@@ -164,6 +165,16 @@ def _model(part: str, shapes_of: Callable[[dict, str], dict[str, tuple]]) -> Cal
         _archive(path, known[part])
         return f"{len(known[part])} parameters"
     return look
+
+
+def _dictionary(path: str, known: dict[str, Any], part: str = "decoder") -> str:
+    words = files.load_dictionary(path)
+    if part in known:
+        try:
+            text.check_dictionary(words, known[part]["Wemb"][0], path)
+        except StorytellerError as error:
+            raise _Wrong(str(error)) from error
+    return f"{len(words):,} words"
 
 
 def _fits(path: str, verb: str, dim: int, known: dict[str, Any]) -> None:
@@ -181,17 +192,23 @@ def _style(path: str, known: dict[str, Any]) -> str:
 
 
 def _convnet(path: str, known: dict[str, Any]) -> str:
+    net: Any
     if files.is_archive(path):
-        return f"EfficientNet-Lite0, {len(load_params(path))} parameters"
-    _, spec = files.load_vgg19(path)
-    return f"VGG-19 ({spec['source']})"
+        net, said = EfficientNetLite0, f"EfficientNet-Lite0, {len(load_params(path))} parameters"
+    else:
+        net, said = ConvNet, f"VGG-19 ({files.load_vgg19(path)[1]['source']})"
+    read = known["joint embedding"]["ff_image_W"][0] if "joint embedding" in known else net.n_features
+    if read != net.n_features:
+        raise _Wrong(f"{path}: gives {net.n_features} features, the joint embedding reads {read}; use files that "
+                     "belong together")
+    return said
 
 
 _CHECKS: dict[str, Callable[[str, dict[str, Any]], str]] = {
     "skmodels": _encoder,
     "sktables": _table,
     "decmodel": _model("decoder", decoder.parameter_shapes),
-    "dictionary": lambda path, known: f"{len(files.load_dictionary(path)):,} words",
+    "dictionary": _dictionary,
     "vsemodel": _model("joint embedding", embedding.parameter_shapes),
     "vgg": _convnet,
     "captions": lambda path, known: f"{len(text.read_captions(path)):,} captions",

@@ -6,7 +6,6 @@ step reads the last word and predicts the next.
 """
 from __future__ import annotations
 
-import logging
 import os
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -16,9 +15,7 @@ import numpy as np
 from . import files, search
 from .errors import StorytellerError, check_count, check_flag, check_floats, shown
 from .layers import Model, dense, dense_shapes, gru_shapes, gru_step, join_gru
-from .text import END, UNK, UNK_ID
-
-_log = logging.getLogger(__name__)
+from .text import UNK, UNK_ID, check_dictionary, words_by_index
 
 
 @dataclass(frozen=True)
@@ -176,7 +173,9 @@ def load_model(path_to_model: str | os.PathLike | None = None, path_to_dictionar
     options = files.load_options(path_to_options)
     shapes = parameter_shapes(options, path_to_options)
     params = files.load_arrays(path_to_model, list(shapes), shapes)
-    return Decoder(options, params, _vocabulary(path_to_dictionary, len(params["Wemb"])), device)
+    words, n_words = files.load_dictionary(path_to_dictionary), len(params["Wemb"])
+    check_dictionary(words, n_words, path_to_dictionary)
+    return Decoder(options, params, [word or UNK for word in words_by_index(words, n_words)], device)
 
 
 def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]:
@@ -209,21 +208,6 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
         shapes["sentences"] = (files.int_option(options, "n_sentences", path), dim)
     shapes.update(dense_shapes("ff_logit", n_top, n_words))
     return shapes
-
-
-def _vocabulary(path: str | os.PathLike, n_words: int) -> list[str]:
-    words = [END, UNK] + [""] * (n_words - 2)
-    for word, index in files.load_dictionary(path).items():
-        if 2 <= index < n_words:
-            words[index] = word
-    named = sum(1 for word in words[2:] if word)
-    if not named:
-        raise StorytellerError(f"{os.fspath(path)}: names none of the decoder's {n_words} words: "
-                               "expected the dictionary that was saved with the model")
-    if named < n_words - 2:
-        _log.warning("%s names %d of the decoder's %d words; the others are written UNK",
-                     os.fspath(path), named, n_words - 2)
-    return [word or UNK for word in words[:n_words]]
 
 
 def check_not_sampling(**options: Any) -> None:

@@ -16,7 +16,7 @@ from . import cache, files
 from .errors import StorytellerError, check_count, check_floats, shown
 from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, unit_rows
 from .progress import progress_bar
-from .text import END, END_ID, UNK, UNK_ID, as_sentences, normalize, warn_unknown, word_indices
+from .text import END, END_ID, UNK, UNK_ID, as_sentences, check_dictionary, normalize, warn_unknown, word_indices
 
 _log = logging.getLogger(__name__)
 
@@ -147,6 +147,7 @@ def load_model(path_to_model: str | os.PathLike | None = None, device: str = "cp
     options = files.load_options(f"{path}.pkl")
     worddict = files.load_dictionary(f"{path}.dictionary.pkl")
     shapes = parameter_shapes(options, f"{path}.pkl")
+    check_dictionary(worddict, shapes["Wemb"][0], f"{path}.dictionary.pkl")
     params = files.load_arrays(path, list(shapes), shapes)
     return JointEmbedding(options, params, worddict,
                           (path, f"{path}.pkl", f"{path}.dictionary.pkl"), device)

@@ -35,6 +35,7 @@ __all__ = [
     "UNK_ID",
     "as_sentences",
     "build_dictionary",
+    "check_dictionary",
     "detokenize",
     "each_text",
     "load_vocabulary",
@@ -46,6 +47,7 @@ __all__ = [
     "split_sentences",
     "tokenize_words",
     "word_indices",
+    "words_by_index",
 ]
 
 logger = logging.getLogger(__name__)
@@ -296,6 +298,9 @@ def read_captions(source: files.Source, aligned: bool = False) -> list[str]:
             raise StorytellerError(f"{name}: line {lines.index('') + 1} is blank; expected a caption, as each row of "
                                    "image features belongs to a line")
         logger.warning("%s: %d of %d lines are blank and left out.", name, len(lines) - len(captions), len(lines))
+    if 2 * sum(" " in caption for caption in captions) < len(captions):
+        logger.warning("%s: most of its lines are single words; expected %s, so check whether files were swapped.",
+                       name, what)
     return captions
 
 
@@ -385,6 +390,39 @@ def load_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, int], int]:
 
 
 # Indices and batches.
+
+def words_by_index(dictionary: Mapping[str, int], n_words: int) -> list[str]:
+    """The words of a model in the order of their indices: :data:`END`, :data:`UNK`, then the dictionary's.
+
+    Returns
+    -------
+    list of str, `n_words`
+        '' where the dictionary names none.
+    """
+    words = [END, UNK] + [""] * (n_words - 2)
+    for word, index in dictionary.items():
+        if 2 <= index < n_words:
+            words[index] = word
+    return words[:n_words]
+
+
+def check_dictionary(dictionary: Mapping[str, int], n_words: int, path: str | os.PathLike[str]) -> None:
+    """Whether a dictionary can be that of a model of `n_words` words.
+
+    It may have more words.  Of one that names nearly all of the model's, a warning says how many it lacks.
+
+    Raises
+    ------
+    StorytellerError
+        If it (the file `path`) names less than half of them.
+    """
+    named, wanted = sum(map(bool, words_by_index(dictionary, n_words)[2:])), n_words - 2
+    if not named or 2 * named < wanted:
+        raise StorytellerError(f"{os.fspath(path)}: names {named:,} of the model's {wanted:,} words: expected the "
+                               "dictionary that was saved with the model")
+    if named < wanted:
+        logger.warning("%s names %d of the model's %d words; the others are UNK", os.fspath(path), named, wanted)
+
 
 def word_indices(words: Sequence[str], dictionary: dict[str, int], n_words: int | None,
                  unk: int = UNK_ID) -> list[int]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, cli, generate, skipthoughts
+from storyteller import StorytellerError, check, cli, compact, decoder, embedding, files, generate, skipthoughts
 from tests.conftest import GOLDENS
 
 STORY = GOLDENS / "story"
@@ -242,9 +242,8 @@ def test_check_finds_what_is_wrong(tmp_path, capsys):
     (models / "models" / "utable.npy").unlink()
     (models / "models" / "uni_skip.npz").write_bytes(b"<!DOCTYPE html>")
     np.save(models / "romance_style.npy", np.zeros(7, np.float32))
-    from storyteller import files
-    files.save_pickle(models / "decoder.npz.pkl", {**files.load_options(models / "decoder.npz.pkl"),
-                                                     "n_words": 500})
+    options = files.load_options(models / "decoder.npz.pkl")
+    files.save_pickle(models / "decoder.npz.pkl", {**options, "n_words": options["n_words"] + 5})
     (models / "config.py").write_text("""
 paths = dict(skmodels='models', sktables='models', decmodel='decoder.npz', dictionary='decoder_dictionary.pkl',
              vsemodel='coco_embedding.npz', captions='captions.txt', negbias='caption_style.npy',
@@ -256,6 +255,35 @@ paths = dict(skmodels='models', sktables='models', decmodel='decoder.npz', dicti
     assert status.pop("uni_skip.npz") == "damaged"
     assert status.pop("romance_style.npy") == "wrong shape" and status.pop("decoder.npz") == "wrong shape"
     assert set(status.values()) == {"found"}
+
+
+def test_check_finds_what_does_not_fit(tmp_path, capsys):
+    models = Path(shutil.copytree(compact.FOLDER, tmp_path / "m", ignore=shutil.ignore_patterns("*.py", "__pycache__")))
+
+    def found(**changed):
+        names = {"decmodel": "romance.npz", "dictionary": "romance_dictionary.pkl", "vsemodel": "embedding.npz",
+                 "vgg": "efficientnet_lite0.npz", **changed}
+        return {f.file.key: f for f in check.check({key: str(models / name) for key, name in names.items()}, False)
+                if f.status != check.FOUND}
+    assert not found()
+    words = files.load_dictionary(models / "romance_dictionary.pkl")
+    for name, count in (("few.pkl", 1), ("fewer.pkl", len(words) // 2 - 2), ("most.pkl", len(words) - 9)):
+        files.save_pickle(models / name, dict(list(words.items())[:count]))
+    for name in ("few.pkl", "fewer.pkl"):
+        (wrong,) = found(dictionary=name).values()
+        assert wrong.status == check.SHAPE and f"{name}: names" in wrong.message
+        with pytest.raises(StorytellerError, match=f"{name}: names"):
+            decoder.load_model(models / "romance.npz", models / name)
+    assert not found(dictionary="most.pkl")
+    for name in ("embedding.npz", "embedding.npz.pkl"):
+        shutil.copy(models / name, models / f"x{name}")
+    shutil.copy(models / "few.pkl", models / "xembedding.npz.dictionary.pkl")
+    assert set(found(vsemodel="xembedding.npz")) == {"vsemodel"}
+    with pytest.raises(StorytellerError, match="xembedding.npz.dictionary.pkl: names 1 of"):
+        embedding.load_model(models / "xembedding.npz")
+    other = {"vsemodel": str(GOLDENS / "embedding" / "coco_embedding.npz")}
+    (wrong,) = [f for f in check.check(other, False) if f.status != check.FOUND]
+    assert wrong.file.key == "vgg" and "the joint embedding reads" in wrong.message
 
 
 def test_check_of_odd_files(tmp_path, capsys, monkeypatch):

@@ -265,6 +265,13 @@ def test_read_captions(tmp_path, caplog):
     assert "2 of 4" in caplog.text and str(file) in caplog.text
 
 
+def test_a_list_of_words_is_hardly_captions(tmp_path, caplog):
+    text.read_captions(write(tmp_path, b"a dog\ncat\n"))
+    assert not caplog.records
+    text.read_captions(write(tmp_path, b"a dog\ncat\nmouse\n"))
+    assert "some.txt: most of its lines are single words" in caplog.text
+
+
 def test_read_captions_golden(caplog):
     captions = text.read_captions(GOLDENS / "story" / "captions.txt")
     assert len(captions) == len(set(captions)) == 120

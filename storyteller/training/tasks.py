@@ -464,7 +464,7 @@ class EmbeddingTask:
         self.params = losses.init_embedding(o["dim_image"], o["dim_word"], o["dim"], o["n_words"],
                                             np.random.default_rng(o["seed"]), o["encoder"])
         if init is not None:
-            _check_words(embedding_dictionary(init), _by_index(self._worddict, o["n_words"]), init)
+            _check_words(embedding_dictionary(init), text.words_by_index(self._worddict, o["n_words"]), init)
             self.params = _initial(self.params, init, self._saveto)
             self.init_key = cache.fingerprint(*self.params.values())
         self.batches = _ordered(np.array([len(c) for c in self._captions], dtype=np.int64), o)
@@ -535,21 +535,13 @@ def skipthoughts_dictionary(folder: str | os.PathLike) -> str:
     return trained if os.path.exists(trained) else os.path.join(folder, "dictionary.txt")
 
 
-def _by_index(words: Mapping[str, int], n_words: int) -> list[str]:
-    names = ["<eos>", "UNK"] + [""] * (n_words - 2)
-    for word, index in words.items():
-        if 2 <= index < n_words:
-            names[index] = word
-    return names
-
-
 def _check_words(dictionary: str, names: Sequence[str], archive: str | os.PathLike) -> None:
     """The same words must stand for the same rows."""
     if dictionary.endswith(".txt"):
         found = text.read_lines(dictionary)
     else:
         # A dictionary may number more words than its model has.
-        found = _by_index(files.load_dictionary(dictionary), len(names))
+        found = text.words_by_index(files.load_dictionary(dictionary), len(names))
     if len(found) != len(names) or found[2:] != list(names[2:]):
         at = next((i for i, (a, b) in enumerate(zip(found, names)) if i > 1 and a != b), min(len(found), len(names)))
         there, here = (repr(rows[at]) if at < len(rows) and rows[at] else "no word" for rows in (found, names))
