@@ -374,6 +374,8 @@ def test_transfer(model, run, tmp_path):
 def test_mistakes_with_texts(place, model, run, tmp_path):
     (tmp_path / "empty.txt").write_text("")
     (tmp_path / "one.txt").write_text("The cat sees the dog.\n")
+    (tmp_path / "heading.txt").write_text("CHAPTER IV\n")
+    (tmp_path / "y.npz.data").touch()
     (tmp_path / "none").mkdir()
     skip, dec = ["train", "skipthoughts"], ["train", "decoder", "-o", "x.npz", "--skipthoughts", model]
     for line, says in (
@@ -384,17 +386,22 @@ def test_mistakes_with_texts(place, model, run, tmp_path):
             (["vocab", "one.txt", "-o", "nowhere/w.pkl"], "folder does not exist"),
             ([*skip, "missing.txt", "-o", "m"], "missing.txt: no such file"),
             ([*skip, "empty.txt", "-o", "m"], "empty.txt"),
-            ([*skip, "one.txt", "-o", "m"], "nowhere three sentences in a row (1 sentence)"),
+            ([*skip, "one.txt", "-o", "m"], "one.txt: has nowhere three sentences in a row (1 sentence)"),
             ([*skip, "one.txt", "-o", "one.txt"], "one.txt: cannot be made a folder"),
             ([*skip, place / "novels", "-o", "m", "--dim", 0], "'dim' is 0"),
             ([*skip, place / "novels", "-o", "m", "--vocab", "missing.pkl"], "missing.pkl"),
             ([*skip, place / "novels", "-o", model, "--n-words", 6, *TINY, "--overwrite"], "lists other words"),
-            ([*dec, "one.txt"], "no passage of the texts has 30 to 99 words"),
+            (["vocab", "heading.txt", "-o", "w.pkl"], "heading.txt: holds no words but headings"),
+            ([*skip, "heading.txt", "-o", "m"], "heading.txt: holds no words but headings"),
+            ([*dec, "one.txt"], "one.txt: no passage has 30 to 99 words"),
+            ([*dec, "one.txt", "heading.txt"], "one.txt and 1 other file: no passage"),
+            (["train", "decoder", "one.txt", "-o", "y.npz", "--skipthoughts", model],
+             "y.npz.data: is a file, where the training's work folder is to be; remove it"),
             ([*dec, "one.txt", "--max-words", 200], "--maxlen-w of 201"),
             ([*dec, "one.txt", "--min-words", 200], "smaller --min-words"),
             ([*dec, "missing.txt"], "missing.txt: no such file"),
             ([*dec[:-1], "none", "one.txt"], "uni_skip.npz: no such file"),
-            (["train", "decoder", "one.txt", "-o", "x.npz"], "no passage of the texts"),
+            (["train", "decoder", "one.txt", "-o", "x.npz"], "one.txt: no passage"),
             (["train", "decoder", "one.txt", "-o", "x", "--skipthoughts", model], "ends in .npz"),
             (["train", "decoder", "one.txt", "-o", "nowhere/x.npz", "--skipthoughts", model], "folder does not"),
             (["evaluate", "decoder", place / "heldout.txt", "--model", "x.npz", "--skipthoughts", model], "x.npz"),

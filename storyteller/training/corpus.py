@@ -246,7 +246,7 @@ def sentence_stream(paths: str | os.PathLike | Iterable[str | os.PathLike], layo
     Raises
     ------
     StorytellerError
-        As :func:`books` and :func:`paragraphs`.
+        As :func:`books` and :func:`paragraphs`; at the end, if there was no sentence.
     """
     files = books(paths)
 
@@ -264,8 +264,16 @@ def sentence_stream(paths: str | os.PathLike | Iterable[str | os.PathLike], layo
                         open_break = False
                     any_yet = True
                     yield sentence
+        if not any_yet:
+            raise StorytellerError(f"{named(files)}: holds no words but headings; expected running text")
 
     return stream()
+
+
+def named(paths: Sequence[str]) -> str:
+    """Files as a message names them."""
+    others = len(paths) - 1
+    return f"{paths[0]} and {_count(others, 'other file')}" if others else paths[0]
 
 
 def _count(n: int, what: str) -> str:
@@ -321,8 +329,9 @@ def passages(paths: str | os.PathLike | Iterable[str | os.PathLike], min_words: 
                     found += 1
                     yield passage
         if not found:
-            raise StorytellerError(f"no passage of the texts has {min_words} to {max_words} words (the longest "
-                                   f"has {longest}): give longer texts, or other bounds")
+            raise StorytellerError(f"{named(files)}: no passage has {min_words} to {max_words} words (the longest has "
+                                   f"{longest}): give longer texts, or another min_words or max_words (--min-words, "
+                                   "--max-words)")
 
     return rows()
 
@@ -368,6 +377,8 @@ class EncodedCorpus(Sequence[np.ndarray]):
     path : path
         As given to :meth:`build`: the files are PATH.tokens.npy (int32) and PATH.offsets.npy
         (int64, one more than there are sentences).
+    source : str, optional
+        What it was made from, for messages; by default `path`.
 
     Attributes
     ----------
@@ -382,9 +393,10 @@ class EncodedCorpus(Sequence[np.ndarray]):
         If a file is missing or damaged, or they do not belong together.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, source: str | None = None):
         names = _corpus_files(path)
         self.path = os.fspath(path)
+        self._source = source or self.path
         self.tokens = _mapped(names[0], np.int32)
         self._offsets = _mapped(names[1], np.int64)
         lengths = np.diff(self._offsets)
@@ -422,7 +434,7 @@ class EncodedCorpus(Sequence[np.ndarray]):
         words = self.lengths > 0
         rows = np.flatnonzero(words[:-2] & words[1:-1] & words[2:]) + 1  # of fewer than three: none
         if not len(rows):
-            raise StorytellerError(f"{self.path}: has nowhere three sentences in a row ("
+            raise StorytellerError(f"{self._source}: has nowhere three sentences in a row ("
                                    f"{_count(int(words.sum()), 'sentence')}): skip-thoughts learn from "
                                    "neighbours, so give running text")
         return np.asarray(rows, dtype=np.int64)
@@ -433,7 +445,7 @@ class EncodedCorpus(Sequence[np.ndarray]):
 
     @classmethod
     def build(cls, path: str | os.PathLike, texts: Iterable[str], worddict: Mapping[str, int],
-              n_words: int | None = None, verbose: bool = True) -> EncodedCorpus:
+              n_words: int | None = None, verbose: bool = True, source: str | None = None) -> EncodedCorpus:
         """Encode texts to disk, in bounded memory, and open the result.
 
         Parameters
@@ -448,6 +460,8 @@ class EncodedCorpus(Sequence[np.ndarray]):
             An index of `n_words` or more becomes 1 (``UNK``), like an unknown word.
         verbose : bool
             Show progress (on a terminal only).
+        source : str, optional
+            As of :class:`EncodedCorpus`.
 
         Returns
         -------
@@ -472,7 +486,7 @@ class EncodedCorpus(Sequence[np.ndarray]):
                 # Stale offsets must never stand beside new tokens, whatever happens between two renames.
                 if os.path.exists(offset_file):
                     os.remove(offset_file)
-        return cls(path)
+        return cls(path, source)
 
 
 def _corpus_files(path: str | os.PathLike) -> tuple[str, str]:

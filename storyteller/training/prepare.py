@@ -21,7 +21,7 @@ from .. import config as configs
 from ..errors import StorytellerError
 from ..progress import progress_bar
 from . import vocabulary
-from .corpus import EncodedCorpus
+from .corpus import EncodedCorpus, named
 from .vocabulary import END, UNKNOWN
 
 _log = logging.getLogger(__name__)
@@ -133,6 +133,9 @@ class WorkFolder:
         self.path, self._verbose = os.fspath(path), verbose
         try:
             os.makedirs(self.path, exist_ok=True)
+        except FileExistsError as error:
+            raise StorytellerError(f"{self.path}: is a file, where the training's work folder is to be; remove it, or "
+                                   "give the model another name") from error
         except OSError as error:
             raise StorytellerError(f"{self.path}: the work folder cannot be made ({error.strerror}); choose "
                                    "another place for the model") from error
@@ -142,6 +145,7 @@ class WorkFolder:
         except (OSError, ValueError):
             found = {}
         self._made: dict[str, str] = found if isinstance(found, dict) else {}
+        self._sources: dict[str, str] = {}
 
     def _file(self, name: str) -> str:
         return os.path.join(self.path, name)
@@ -165,6 +169,7 @@ class WorkFolder:
             Gives the texts.
         """
         target, key = f"{name}.txt", f"{kind} {cache.fingerprint(*sources)}"
+        self._sources[name] = named(sources)
         if self._made.get(target) == key and os.path.exists(self._file(target)):
             return
         with files.write_atomically(self._file(target)) as file, \
@@ -182,13 +187,13 @@ class WorkFolder:
 
     def corpus(self, name: str, words: Mapping[str, int]) -> Any:
         """The texts as word indices: an EncodedCorpus."""
-        key = f"{self._made[f'{name}.txt']} {cache.fingerprint(word_list(words))}"
+        key, source = f"{self._made[f'{name}.txt']} {cache.fingerprint(word_list(words))}", self._sources.get(name)
         if self._made.get(f"{name}.tokens.npy") == key:
             try:
-                return EncodedCorpus(self._file(name))
+                return EncodedCorpus(self._file(name), source)
             except StorytellerError as error:
                 _log.info("%s", error)
-        encoded = EncodedCorpus.build(self._file(name), self.lines(name), words, verbose=self._verbose)
+        encoded = EncodedCorpus.build(self._file(name), self.lines(name), words, verbose=self._verbose, source=source)
         self._note(f"{name}.tokens.npy", key)
         return encoded
 
