@@ -1,29 +1,26 @@
 """Finds and checks the user's settings.
 
 Settings are a small Python file of assignments, as in the original: ``FLAG_CPU_MODE`` and a
-dict ``paths``.  The file is interpreted, not run: assignments of plain values and joined
-paths are understood, anything else is refused, so that a ``config.py`` which happens to lie
-in the current folder for another reason does no harm.
+dict ``paths``.  The file is read, not run (:mod:`storyteller.settings`), so that a ``config.py`` which
+happens to lie in the current folder for another reason does no harm.
 
 As with the original's module of this name, a program may read ``config.paths`` and
 ``config.FLAG_CPU_MODE`` and change them before it calls ``load_all()``.
 """
 from __future__ import annotations
 
-import ast
 import logging
 import os
-import pathlib
 import re
-import string
 import threading
 import types
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Callable, Union
+from typing import Any, Union
 
 from . import compact
 from .errors import StorytellerError, check_count, check_flag, shown
+from .settings import NAMES, current_folder, read_settings, read_source
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +59,7 @@ _OTHER_KEYS = ("pycaffe", "vgg_proto_caffe", _CAFFE_WEIGHTS)
 
 ConfigLike = Union[None, str, "os.PathLike[str]", Mapping[str, Any], types.ModuleType, "Config"]
 
-_NAMES = ("FLAG_CPU_MODE", "paths", "styles", "telling")     # that mean something in settings
+_ESCAPED = re.compile("[\0\a\b\t\n\v\f\r]")  # what 'C:\\new' and the like become
 _PACKAGE = "storyteller itself, which is not wholly installed"
 _INSTALL = "install storyteller again (pip install . in its checkout)"
 
@@ -210,16 +207,16 @@ def load(config: ConfigLike = None) -> Config:
         if vars(config) is globals():   # from storyteller import config; load_all(config)
             return load(None)
         file = getattr(config, "__file__", None)
-        names = {name: vars(config)[name] for name in _NAMES if name in vars(config)}
+        names = {name: vars(config)[name] for name in NAMES if name in vars(config)}
         if not names:
-            raise StorytellerError(f"the module {config.__name__} has no settings: expected {', '.join(_NAMES)}")
+            raise StorytellerError(f"the module {config.__name__} has no settings: expected {', '.join(NAMES)}")
         return _from_names(names, f"the module {config.__name__}",
-                           os.path.dirname(os.path.abspath(file)) if file else _current_folder())
+                           os.path.dirname(os.path.abspath(file)) if file else current_folder())
     if isinstance(config, Mapping):
         names = dict(config)
-        if not names.keys() & set(_NAMES):
+        if not names.keys() & set(NAMES):
             names = {"paths": names}
-        return _from_names(names, "the config argument", _current_folder())
+        return _from_names(names, "the config argument", current_folder())
     if config is not None:
         if not isinstance(config, (str, bytes, os.PathLike)):
             raise StorytellerError(f"config is {shown(config)}: expected the path of a settings file, a mapping or a "
@@ -231,7 +228,7 @@ def load(config: ConfigLike = None) -> Config:
     if changed:
         known = _paths(names.get("paths", {}), "paths", source, folder)
         names = {**names, "paths": {**known, **_paths(changed, "storyteller.config.paths", "the program",
-                                                      _current_folder())}}
+                                                      current_folder())}}
     flag = globals().get("FLAG_CPU_MODE")
     return _from_names(names if flag is None else {**names, "FLAG_CPU_MODE": flag}, source, folder)
 
@@ -243,8 +240,8 @@ def _found() -> tuple[dict[str, Any], str, str]:
         path = os.path.expanduser(named)
         return _interpreted(path, f"the environment variable {VARIABLE}"), path, _folder_of(path)
     if os.path.isfile(DEFAULT_FILE) and _is_ours(DEFAULT_FILE):
-        return _interpreted(DEFAULT_FILE, "the current folder"), DEFAULT_FILE, _current_folder()
-    return {}, "none, the compact models that come with storyteller", _current_folder()
+        return _interpreted(DEFAULT_FILE, "the current folder"), DEFAULT_FILE, current_folder()
+    return {}, "none, the compact models that come with storyteller", current_folder()
 
 
 class _Program:
@@ -282,29 +279,13 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def _current_folder() -> str:
-    try:
-        return os.getcwd()
-    except OSError:     # it was deleted; only whole paths are of use then
-        return ""
-
-
 def _folder_of(path: str) -> str:
-    return os.path.join(_current_folder(), os.path.dirname(path))
-
-
-def _read(path: str) -> bytes:
-    try:
-        with open(path, "rb") as file:
-            return file.read(_LARGEST + 1)
-    except OSError as error:
-        raise StorytellerError(f"{path}: the settings file cannot be read ({error.strerror}); check its "
-                               "permissions") from error
+    return os.path.join(current_folder(), os.path.dirname(path))
 
 
 def _is_ours(path: str) -> bool:
     """Many a project has a config.py; ours sets the flag or names a path that we know."""
-    source = _read(path).decode("utf-8", "replace")
+    source = read_source(path).decode("utf-8", "replace")
     keys = "|".join((*FILES, *_OTHER_KEYS))
     return bool(re.search(r"^(FLAG_CPU_MODE|styles|telling)\s*[:=]", source, re.MULTILINE)
                 or re.search(r"^paths\s*[:=]", source, re.MULTILINE)
@@ -316,7 +297,7 @@ def _interpreted(path: str, named_by: str) -> dict[str, Any]:
     if not os.path.isfile(path):
         what = "a folder, no settings file" if os.path.isdir(path) else "no such settings file"
         raise StorytellerError(f"{path}: {what} (named by {named_by}); correct the name or leave it out")
-    return _Interpreter(path).run(_read(path))
+    return read_settings(path)
 
 
 def _from_names(names: Mapping[str, Any], source: str, folder: str) -> Config:
@@ -376,319 +357,3 @@ def _paths(value: Any, name: str, source: str, folder: str, keys: Iterable[str] 
         # An empty path is this folder where one is asked for, and of no use where a file is.
         found[str(key)] = os.path.join(folder, path) if path or key in _FOLDERS else ""
     return found
-
-
-# The interpreter of settings files.  All of it is bounded: length of the file, of strings, depth and work.
-_LARGEST = 1 << 16      # bytes of a file
-_LONGEST = 1 << 13      # characters of a string
-_DEEPEST = 100          # expressions within each other
-_MOST_WORK = 1 << 20    # characters and items handled in all
-_ESCAPED = re.compile("[\0\a\b\t\n\v\f\r]")  # what 'C:\\new' and the like become
-_SPEC = re.compile(r"(.?[<>=^])?[-+ ]?#?0?\d{0,3},?(\.\d{1,3})?[a-zA-Z%]?", re.DOTALL)
-_PERCENT = re.compile(r"%(?:%|[-+ 0#]*\d{0,3}(?:\.\d{0,3})?[sdifrx])")
-
-
-class _NotUnderstood(Exception):
-    """Of a node of the file."""
-
-    def __init__(self, node: ast.AST, why: str = ""):
-        self.line, self.why = getattr(node, "lineno", "?"), why
-
-
-class _Interpreter:
-    """Understands the assignments of a settings file."""
-
-    _FUNCTIONS: dict[str, Callable[..., Any]] = {
-        **{f"os.path.{name}": getattr(os.path, name)
-           for name in ("join", "expanduser", "expandvars", "dirname", "basename", "abspath", "realpath", "normpath",
-                        "exists", "isdir", "isfile")},
-        "os.getcwd": os.getcwd, "os.environ.get": os.environ.get, "os.getenv": os.getenv, "dict": dict,
-        "pathlib.Path": pathlib.Path}
-    _CONSTANTS = {"os.sep": os.sep, "os.path.sep": os.sep, "os.curdir": os.curdir, "os.pardir": os.pardir}
-    _OF_PATHS = ("joinpath", "resolve", "absolute", "expanduser", "as_posix")
-    _OF_STRINGS = ("strip", "rstrip", "lstrip", "lower", "upper")
-
-    def __init__(self, path: str):
-        self._path = path
-        self.names: dict[str, Any] = {"__file__": os.path.join(_current_folder(), path), "__name__": "config"}
-        self._imported = {"os": "os", "dict": "dict"}     # name -> what it stands for
-        self._skipped: list[str] = []
-        self._depth = self._work = 0
-
-    def run(self, source: bytes) -> dict[str, Any]:
-        """The names that the file assigns."""
-        if len(source) > _LARGEST:
-            raise StorytellerError(f"{self._path}: is larger than {_LARGEST} bytes: expected settings, such as "
-                                   "paths['vgg'] = 'vgg19.pkl'")
-        try:
-            tree = ast.parse(source, self._path)
-        except (SyntaxError, ValueError, RecursionError, MemoryError, SystemError) as error:
-            raise StorytellerError(f"{self._path}: not a settings file: {str(error)[:200] or 'too complex'}") from error
-        try:
-            self._block(tree.body)
-        except _NotUnderstood as error:
-            raise StorytellerError(
-                f"{self._path}, line {error.line}: {error.why or 'this'} cannot be understood in settings, which are "
-                "read and not run: give plain values, such as paths['vgg'] = 'vgg19.pkl'") from error
-        if self._skipped:
-            _log.warning("%s: is read and not run; what it defines is left out (%s)", self._path,
-                         ", ".join(self._skipped[:5]))
-        return self.names
-
-    def _block(self, statements: list[ast.stmt]) -> None:
-        for statement in statements:
-            try:
-                self._statement(statement)
-            except (TypeError, ValueError, OverflowError, OSError, RuntimeError, LookupError) as error:
-                raise _NotUnderstood(statement) from error  # such as a list for a key
-
-    def _charge(self, node: ast.AST, amount: int) -> None:
-        self._work += amount + 1
-        if self._work > _MOST_WORK:
-            raise _NotUnderstood(node, "so much")
-
-    def _short(self, node: ast.AST, *texts: str) -> None:
-        """Check the length of what texts are joined to, before it is made."""
-        length = sum(map(len, texts))
-        self._charge(node, length)
-        if length > _LONGEST:
-            raise _NotUnderstood(node, f"a text of {length} characters")
-
-    def _statement(self, node: ast.stmt) -> None:
-        if isinstance(node, (ast.Import, ast.ImportFrom)):
-            self._import(node)
-        elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
-            self._skipped.append(node.name)
-            self._forget(node, node.name)
-        elif isinstance(node, ast.If):
-            self._block(node.body if self._value(node.test) else node.orelse)
-        elif isinstance(node, ast.Assign):
-            value = self._value(node.value)
-            for target in node.targets:
-                self._assign(target, value)
-        elif isinstance(node, ast.AnnAssign):
-            if node.value is not None:
-                self._assign(node.target, self._value(node.value))
-        elif isinstance(node, ast.AugAssign) and isinstance(node.op, ast.Add):
-            before = self._value(ast.copy_location(ast.Name(node.target.id), node) if isinstance(node.target, ast.Name)
-                                 else node.target)
-            self._assign(node.target, self._sum(node, before, self._value(node.value)))
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            self._call_alone(node.value)
-        elif not (isinstance(node, ast.Pass) or isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)):
-            raise _NotUnderstood(node)
-
-    def _import(self, node: ast.Import | ast.ImportFrom) -> None:
-        for alias in node.names:
-            name = alias.asname or (alias.name if isinstance(node, ast.ImportFrom) else alias.name.partition(".")[0])
-            if name == "*" or name in _NAMES:
-                raise _NotUnderstood(node, "settings of another file")
-            if isinstance(node, ast.ImportFrom):
-                stands_for = f"{node.module}.{alias.name}"
-            else:
-                stands_for = alias.name if alias.asname else name
-            self._forget(node, name)
-            self._imported[name] = stands_for
-
-    def _forget(self, node: ast.AST, name: str) -> None:
-        if name in _NAMES:
-            raise _NotUnderstood(node, name)
-        self.names.pop(name, None)
-        self._imported.pop(name, None)
-
-    def _assign(self, target: ast.expr, value: Any) -> None:
-        if isinstance(target, ast.Name):
-            self._imported.pop(target.id, None)
-            self.names[target.id] = value
-            return
-        container = self._value(target.value) if isinstance(target, ast.Subscript) else None
-        if not isinstance(container, dict):
-            raise _NotUnderstood(target)
-        container[self._value(target.slice)] = value    # type: ignore[attr-defined]
-
-    def _call_alone(self, node: ast.Call) -> None:
-        """A call whose value is not used."""
-        function = node.func
-        if isinstance(function, ast.Name) and function.id == "print" and "print" not in self._skipped:
-            return
-        container = self._value(function.value) if isinstance(function, ast.Attribute) and function.attr == "update" \
-            else None
-        if not isinstance(container, dict):
-            raise _NotUnderstood(node, "a call")
-        container.update(self._function(node, dict, *self._arguments(node)))
-
-    def _value(self, node: ast.AST | None) -> Any:
-        self._depth += 1
-        try:
-            if self._depth > _DEEPEST or node is None:
-                raise _NotUnderstood(node or ast.Pass(), "an expression so deep")
-            value = self._understood(node)
-        finally:
-            self._depth -= 1
-        if isinstance(value, str):
-            self._short(node, value)
-        elif isinstance(value, int) and value.bit_length() > 64:
-            raise _NotUnderstood(node, "so large a number")
-        return value
-
-    def _understood(self, node: ast.AST) -> Any:
-        if isinstance(node, ast.Constant):
-            return node.value
-        if isinstance(node, (ast.Name, ast.Attribute)):
-            return self._named(node)
-        if isinstance(node, ast.Dict):
-            made: dict[Any, Any] = {}
-            for key, item in zip(node.keys, node.values):
-                value = self._value(item)
-                made.update(dict(value) if key is None else {self._value(key): value})
-                self._charge(node, len(value) if key is None else 1)
-            return made
-        if isinstance(node, (ast.List, ast.Tuple)):
-            items = [*map(self._value, node.elts)]
-            return items if isinstance(node, ast.List) else tuple(items)
-        if isinstance(node, ast.BinOp):
-            left, right = self._value(node.left), self._value(node.right)
-            if isinstance(node.op, ast.Add):
-                return self._sum(node, left, right)
-            if isinstance(node.op, ast.Div) and isinstance(left, pathlib.PurePath):
-                return left / right
-            if isinstance(node.op, ast.Mod) and isinstance(left, str):
-                return self._percent(node, left, right if isinstance(right, tuple) else (right,))
-        if isinstance(node, ast.UnaryOp):
-            operand = self._value(node.operand)
-            if isinstance(node.op, ast.Not):
-                return not operand
-            if isinstance(node.op, ast.USub) and isinstance(operand, (int, float)):
-                return -operand
-        if isinstance(node, ast.BoolOp):
-            wanted = isinstance(node.op, ast.Or)
-            for operand in node.values:
-                value = self._value(operand)
-                if bool(value) is wanted:
-                    break
-            return value
-        if isinstance(node, ast.IfExp):
-            return self._value(node.body if self._value(node.test) else node.orelse)
-        if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], (ast.Eq, ast.NotEq)):
-            sides = self._value(node.left), self._value(node.comparators[0])
-            if all(isinstance(side, (str, int, float, type(None))) for side in sides):
-                return (sides[0] == sides[1]) is isinstance(node.ops[0], ast.Eq)
-        if isinstance(node, ast.Subscript):
-            key = self._value(node.slice)
-            if self._dotted(node.value) == "os.environ" and isinstance(key, str):
-                if key not in os.environ:
-                    raise StorytellerError(f"{self._path}, line {node.lineno}: the environment variable {shown(key)} "
-                                           f"is not set; set it, or write os.environ.get({shown(key)}, '...')")
-                return os.environ[key]
-            container = self._value(node.value)
-            if isinstance(container, (dict, list, tuple)):
-                return container[key]
-        if isinstance(node, ast.JoinedStr):
-            text = ""
-            for part in node.values:
-                if isinstance(part, ast.FormattedValue):
-                    spec = self._value(part.format_spec) if part.format_spec else ""
-                    text += self._formatted(part, self._value(part.value), chr(max(0, part.conversion)), spec)
-                else:
-                    text += self._value(part)
-                self._short(node, text)
-            return text
-        if isinstance(node, ast.Call):
-            return self._call(node)
-        raise _NotUnderstood(node)
-
-    def _dotted(self, node: ast.AST) -> str:
-        """What a name such as os.path.join stands for; '' where it is no name."""
-        names: list[str] = []
-        while isinstance(node, ast.Attribute) and len(names) < 5:
-            names.append(node.attr)
-            node = node.value
-        if not isinstance(node, ast.Name) or node.id not in self._imported:
-            return ""
-        return ".".join([self._imported[node.id], *reversed(names)])
-
-    def _named(self, node: ast.Name | ast.Attribute) -> Any:
-        if isinstance(node, ast.Name) and node.id in self.names:
-            return self.names[node.id]
-        dotted = self._dotted(node)
-        if dotted in self._CONSTANTS:
-            return self._CONSTANTS[dotted]
-        if isinstance(node, ast.Attribute) and node.attr == "parent" and not dotted:
-            value = self._value(node.value)
-            if isinstance(value, pathlib.PurePath):
-                return value.parent
-        raise _NotUnderstood(node, "a name that the file does not assign" if isinstance(node, ast.Name) else "")
-
-    def _sum(self, node: ast.AST, left: Any, right: Any) -> Any:
-        if isinstance(left, str) and isinstance(right, str):
-            self._short(node, left, right)
-            return left + right
-        raise _NotUnderstood(node, "a sum of other things than texts")
-
-    def _percent(self, node: ast.AST, text: str, values: tuple[Any, ...]) -> str:
-        if "%" in _PERCENT.sub("", text):
-            raise _NotUnderstood(node, "this format")
-        self._short(node, text, *map(self._scalar_text, values))
-        return text % values
-
-    @staticmethod
-    def _scalar_text(value: Any) -> str:
-        if not isinstance(value, (str, int, float, pathlib.PurePath)):
-            raise TypeError
-        return str(value)
-
-    def _formatted(self, node: ast.AST, value: Any, conversion: str | None, spec: str | None) -> str:
-        """A value as str.format and f-strings show it."""
-        text = self._scalar_text(value)
-        spec = spec or ""
-        if not _SPEC.fullmatch(spec):
-            raise _NotUnderstood(node, "this format")
-        if conversion in ("r", "a"):
-            value = (repr if conversion == "r" else ascii)(value)
-        elif conversion == "s":
-            value = text
-        return format(value, spec)
-
-    def _format(self, node: ast.Call, text: str, values: list[Any], named: dict[str, Any]) -> str:
-        """str.format, without attributes and items of the values."""
-        made, count = "", 0
-        for literal, name, spec, conversion in string.Formatter().parse(text):
-            made += literal
-            if name is not None:
-                if name == "":
-                    name, count = str(count), count + 1
-                value = values[int(name)] if name.isdigit() else named[name]
-                made += self._formatted(node, value, conversion, spec)
-            self._short(node, made)
-        return made
-
-    def _arguments(self, node: ast.Call) -> tuple[list[Any], dict[str, Any]]:
-        values = [self._value(value) for value in node.args]
-        named: dict[str, Any] = {}
-        for word in node.keywords:
-            value = self._value(word.value)
-            named.update(value if word.arg is None else {word.arg: value})
-        return values, named
-
-    def _function(self, node: ast.Call, function: Callable[..., Any], values: list[Any], named: dict[str, Any]) -> Any:
-        everything = [*values, *named.values()]
-        self._short(node, *(value for value in everything if isinstance(value, str)))
-        self._charge(node, sum(len(value) for value in everything if isinstance(value, (dict, list, tuple))))
-        return function(*values, **named)
-
-    def _call(self, node: ast.Call) -> Any:
-        values, named = self._arguments(node)
-        function = self._FUNCTIONS.get(self._dotted(node.func))
-        if function is not None:
-            return self._function(node, function, values, named)
-        if isinstance(node.func, ast.Attribute) and not self._dotted(node.func):
-            owner, method = self._value(node.func.value), node.func.attr
-            if isinstance(owner, str) and method == "format":
-                return self._format(node, owner, values, named)
-            if isinstance(owner, str) and method == "join" and len(values) == 1 and not named:
-                self._short(node, *(text for part in values[0] for text in (part, owner)))
-                return owner.join(values[0])
-            if isinstance(owner, str) and method in self._OF_STRINGS or \
-                    isinstance(owner, pathlib.PurePath) and method in self._OF_PATHS:
-                return self._function(node, getattr(owner, method), values, named)
-        raise _NotUnderstood(node, "a call")
