@@ -33,6 +33,7 @@ setup(
         "tqdm>=4.60",
         "filelock>=3.12",
         "platformdirs>=3.0",
+        "threadpoolctl>=3.1",
     ],
     extras_require={
         "keras": ["h5py>=3.7"],
@@ -41,6 +42,9 @@ setup(
         "word2vec": ["gensim>=4.0"],
         "evaluate": ["scikit-learn>=1.0"],
         "plot": ["matplotlib>=3.5"],
+        "parquet": ["pyarrow>=12"],
+        "dask": ["distributed>=2023.1"],
+        "completion": ["argcomplete>=3"],
         "gpu": [f"jax>=0.4.30; {NEW}"],
         "test": ["pytest>=7", "h5py>=3.7"],
     },

@@ -6,11 +6,14 @@
 """
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import replace
 from typing import Any, Callable, Union
 
@@ -19,7 +22,7 @@ from numpy.linalg import norm
 
 from . import candidates as choosing
 from . import config as _config
-from . import decoder, embedding, skipthoughts
+from . import decoder, embedding, skipthoughts, workers
 from . import style as styles
 from .candidates import OF_BEAM, SAMPLING_OPTIONS
 from .decoder import Passage
@@ -31,7 +34,7 @@ from .stories import Caption, Story, print_story
 from .style import shift
 
 # Some are here because the original's generate had them: norm, shift, skipthoughts, decoder, embedding ...
-__all__ = ["Models", "Story", "Caption", "load_all", "story", "stories", "each_story",
+__all__ = ["Models", "Story", "Caption", "load_all", "story", "stories", "each_story", "outcomes",
            "image_features", "nearest_captions", "shifted_thought", "write_passages", "retrieve_captions",
            "load_image", "build_convnet", "compute_features", "skipthoughts", "decoder", "embedding", "norm", "shift"]
 
@@ -40,6 +43,7 @@ _log = logging.getLogger(__name__)
 Style = Union[None, str, "os.PathLike[str]", np.ndarray]
 
 MOST_CAPTIONS = 10 ** 6     # to think of: the mean of so many says nothing about a picture
+AHEAD = 64                  # pictures that an executor is given before the first story is told
 # Keys of z whose parts are objects, which remember the settings that they were loaded by.
 _MODELS = ("dec", "stv", "vse", "net")
 
@@ -491,7 +495,7 @@ def retrieve_captions(model: embedding.JointEmbedding, net: Any, captions: Seque
 
 def stories(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int = 50,
             lyric: bool = False, show: bool = False, on_error: str = "raise", verbose: bool = True,
-            **options: Any) -> list[Story]:
+            executor: Executor | None = None, ahead: int = AHEAD, **options: Any) -> list[Story]:
     """Tell stories about many pictures.
 
     Parameters
@@ -506,43 +510,137 @@ def stories(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int
         'raise' stops at the first picture that fails; 'skip' logs it and goes on.
     verbose : bool
         Show a progress bar (on a terminal only).
+    executor : concurrent.futures.Executor, optional
+        Tells them, see :func:`outcomes`.
+    ahead : int
+        Pictures that it is given before the first story is told; at least twice as many as it has workers.
 
     Returns
     -------
     list of Story
-        Each with a picture of at most 480 pixels a side; :func:`each_story` keeps none.
+        In the order of the pictures, each with a picture of at most 480 pixels a side; :func:`each_story` keeps none.
     """
-    return list(each_story(z, images, k, bw, lyric, show, on_error, verbose, **options))
+    return list(each_story(z, images, k, bw, lyric, show, on_error, verbose, executor, ahead, **options))
 
 
 def each_story(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int = 50,
                lyric: bool = False, show: bool = False, on_error: str = "raise", verbose: bool = True,
-               **options: Any) -> Iterator[Story]:
+               executor: Executor | None = None, ahead: int = AHEAD, **options: Any) -> Iterator[Story]:
     """:func:`stories` one by one, as they are told: for more pictures than fit into memory, or any iterator of them."""
     if not isinstance(on_error, str) or on_error not in ("raise", "skip"):
         raise StorytellerError(f"on_error is {shown(on_error)}: expected 'raise' or 'skip'")
+    show = check_flag("show", show)
+    told = outcomes(z, images, executor, ahead, k=k, bw=bw, lyric=lyric, **options)
+    return _each_story(told, len(images) if isinstance(images, Sequence) else None, on_error, show, verbose)
+
+
+def _each_story(told: Iterator[tuple[Image, Story | StorytellerError]], total: int | None, on_error: str, show: bool,
+                verbose: bool) -> Iterator[Story]:
+    with progress_bar(total, "telling stories", "picture", verbose and not show) as bar:
+        for number, (image, outcome) in enumerate(told, 1):
+            if isinstance(outcome, Story):
+                if show:
+                    print_story(outcome)
+                yield outcome
+            else:
+                name = short_name(image_name(image))
+                named = f"{outcome}" if name in str(outcome) else f"{name} (picture {number}): {outcome}"
+                if on_error == "raise":
+                    raise StorytellerError(named) from outcome
+                _log.warning("skipped: %s", named)
+            bar.update()
+
+
+def outcomes(z: Mapping[str, Any], images: Iterable[Image], executor: Executor | None = None, ahead: int = AHEAD,
+             **options: Any) -> Iterator[tuple[Image, Story | StorytellerError]]:
+    """What becomes of each of many pictures, in their order: its story, or the error that tells why there is none.
+
+    Parameters
+    ----------
+    z, **options
+        See :func:`story`; nothing is shown.
+    images : iterable
+        Of what :func:`story` takes.
+    executor : concurrent.futures.Executor, optional
+        Tells them: threads, processes (``ProcessPoolExecutor``, :func:`storyteller.workers.processes`), or a
+        cluster (``get_executor()`` of Dask's ``Client``, ``MPIPoolExecutor``).  Other processes load z by its
+        settings, once each, and read the pictures themselves: paths must mean the same there.  Parts of z that were
+        set by hand travel with every picture.
+    ahead : int
+        Pictures that the executor is given before the first story is told.
+
+    Yields
+    ------
+    (image, Story or StorytellerError)
+
+    Raises
+    ------
+    StorytellerError
+        If ``images`` is no collection, or the executor fails.
+    """
     if isinstance(images, (str, bytes, os.PathLike, np.ndarray, Mapping)) or not isinstance(images, Iterable):
         raise StorytellerError(f"images is {shown(images)}: expected a list of pictures; for one write [picture]")
-    return _each_story(z, images, on_error, verbose and not show, {
-        "k": k, "bw": bw, "lyric": lyric, "show": show, **options})
+    ahead = check_count("ahead", ahead)
+    if executor is None:
+        return _told_here(z, images, options)
+    if not callable(getattr(executor, "submit", None)):
+        raise StorytellerError(f"executor is {shown(executor)}: expected a concurrent.futures.Executor")
+    return _told_by(executor, workers.Shared(z), iter(images), ahead, options)
 
 
-def _each_story(z: Mapping[str, Any], images: Iterable[Image], on_error: str, verbose: bool,
-                options: dict[str, Any]) -> Iterator[Story]:
-    total = len(images) if isinstance(images, Sequence) else None
-    with progress_bar(total, "telling stories", "picture", verbose) as bar:
-        for number, image in enumerate(images, 1):
+def _told_here(z: Mapping[str, Any], images: Iterable[Image],
+               options: dict[str, Any]) -> Iterator[tuple[Image, Story | StorytellerError]]:
+    for image in images:
+        outcome: Story | StorytellerError
+        try:
+            outcome = story(z, image, show=False, **options)
+        except StorytellerError as error:
+            outcome = error
+        yield image, outcome
+
+
+def _told_by(executor: Executor, shared: workers.Shared, images: Iterator[Image], ahead: int,
+             options: dict[str, Any]) -> Iterator[tuple[Image, Story | StorytellerError]]:
+    waiting: deque[tuple[Image, Future]] = deque()
+    try:
+        while True:
+            for image in itertools.islice(images, ahead - len(waiting)):
+                waiting.append((image, _submitted(executor, shared, image, options)))
+            if not waiting:
+                return
+            image, future = waiting.popleft()
+            outcome: Story | StorytellerError
             try:
-                told = story(z, image, **options)
+                told, process = future.result()
+                if process != os.getpid():      # which has logged them elsewhere, if at all
+                    for warning in told.warnings:
+                        _log.warning("%s: %s", short_name(told.image), warning)
+                outcome = told
             except StorytellerError as error:
-                name = short_name(image_name(image))
-                named = f"{error}" if name in str(error) else f"{name} (picture {number}): {error}"
-                if on_error == "raise":
-                    raise StorytellerError(named) from error
-                _log.warning("skipped: %s", named)
-            else:
-                yield told
-            bar.update()
+                outcome = error
+            except Exception as error:
+                raise workers.lost(error) or error from error
+            yield image, outcome
+    finally:
+        for _, future in waiting:
+            future.cancel()
+
+
+def _submitted(executor: Executor, shared: workers.Shared, image: Image, options: dict[str, Any]) -> Future:
+    try:
+        # A stream cannot go to another process.
+        picture = open_picture(image) if hasattr(image, "read") else image
+        return executor.submit(_tell, shared, picture, options)
+    except StorytellerError as error:
+        failed: Future = Future()
+        failed.set_exception(error)
+        return failed
+    except Exception as error:
+        raise workers.lost(error) or error from error
+
+
+def _tell(shared: workers.Shared, image: Image, options: dict[str, Any]) -> tuple[Story, int]:
+    return story(shared.z, image, show=False, **options), os.getpid()
 
 
 def _check_parts(z: Any) -> None:

@@ -8,7 +8,7 @@ from ..errors import StorytellerError
 
 # Whatever else is needed is imported in main, where Ctrl-C is told in a sentence.
 
-COMMANDS = ("check", "encode", "style", "vocab", "train", "evaluate", "cache")
+COMMANDS = ("batch", "check", "encode", "style", "vocab", "train", "evaluate", "cache")
 
 
 class UsageError(StorytellerError):

@@ -5,7 +5,7 @@ import argparse
 import os
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .. import __version__
 from ..errors import StorytellerError
@@ -15,10 +15,12 @@ from .arguments import check_folder, new_parser, real, whole
 from .terminal import complain, say, say_json, standard_input
 
 if TYPE_CHECKING:
+    from ..generate import Models
     from ..stories import Story
 
 _EPILOG = """\
 other commands (storyteller COMMAND --help):
+  batch        tell stories about many photos, in several processes, into a file; go on after an interruption
   check        list every configured file: found, missing, damaged or of the wrong shape
   encode       turn lines of text into skip-thought vectors
   style make   turn texts into a style vector
@@ -34,6 +36,7 @@ examples:
   storyteller photo.jpg --style adventure --beam-width 20 --n-best 3
   storyteller photos/*.jpg --json > stories.json
   storyteller photos/*.jpg --html stories.html
+  storyteller batch photos -o stories.jsonl --workers 2
   storyteller photo.jpg --sample --temperature 0.8 --top-p 0.9 --seed 1
 """
 
@@ -45,6 +48,18 @@ def parser() -> argparse.ArgumentParser:
     add = made.add_argument
     add("images", metavar="IMAGE", nargs="+", help="picture (JPEG, PNG, GIF, WebP, TIFF, BMP); - for "
         "standard input")
+    add("--n-best", type=whole(), default=1, metavar="N", help="print the N best stories with their costs")
+    add_telling(made)
+    add("--json", action="store_true", help="print JSON: one object a line, with captions, scores and costs")
+    add("--html", metavar="FILE", help="also write one self-contained page of pictures, captions and stories")
+    add("--version", action="version", version=f"storyteller {__version__}")
+    made.set_defaults(run=run)
+    return made
+
+
+def add_telling(parser: argparse.ArgumentParser) -> None:
+    """Give a parser the options of how a story is told."""
+    add = parser.add_argument
     add("-k", type=whole(), default=100, metavar="N", help="nearest captions to think of (default: %(default)s)")
     add("-b", "--beam-width", type=whole(), default=50, metavar="N", help="a wider beam takes longer and finds "
         "likelier stories (default: %(default)s)")
@@ -57,7 +72,6 @@ def parser() -> argparse.ArgumentParser:
         "before punctuation, or the decoder's own words (default: the settings')")
     add("--candidates", type=whole(0), metavar="N", help="write N stories at random beside the beam's best; tell the "
         "one that fits the picture best; 0: the likeliest (default: the settings')")
-    add("--n-best", type=whole(), default=1, metavar="N", help="print the N best stories with their costs")
     add("--sample", action="store_true", help="draw the words at random instead of searching")
     add("--temperature", type=real(0), metavar="T", help="with --sample: below 1 more conservative, above 1 more "
         "random (default: 1)")
@@ -67,39 +81,47 @@ def parser() -> argparse.ArgumentParser:
     add("--seed", type=whole(0), metavar="N", help="with --sample: the same seed gives the same story")
     add("--max-words", type=whole(), default=1000, metavar="N", help="(default: %(default)s)")
     add("--strict", action="store_true", help="refuse pictures that are truncated or blank instead of warning")
-    add("--json", action="store_true", help="print JSON: one object a line, with captions, scores and costs")
-    add("--html", metavar="FILE", help="also write one self-contained page of pictures, captions and stories")
-    add("--version", action="version", version=f"storyteller {__version__}")
-    made.set_defaults(run=run)
-    return made
+    add("--threads", type=whole(), metavar="N", help="processors that one story may use; beside other busy programs "
+        "more than one is slower (default: 1)")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Tell the stories."""
+def telling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """Options of :func:`storyteller.generate.story`, as the arguments say."""
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")
                 if getattr(options, name) is not None}
     if sampling and not options.sample:
         names = ", ".join("--" + name.replace("_", "-") for name in sampling)
         raise UsageError(f"{names}: only with --sample, which draws the words at random")
+    return {**sampling, "k": options.k, "bw": options.beam_width, "lyric": options.lyric, "style": options.style,
+            "strength": options.strength, "sample": options.sample, "maxlen": options.max_words,
+            "candidates": options.candidates, "prose": options.prose, "strict": options.strict}
+
+
+def load_parts(options: argparse.Namespace) -> Models:
+    """Everything that a story needs, with the threads of ``--threads``."""
+    from .. import generate, workers
+    workers.limit_threads(options.threads or 1)
+    z = generate.load_all(options.config, verbose=not options.quiet)
+    workers.limit_threads(options.threads or 1)      # of the libraries that came with the parts, too
+    return z
+
+
+def run(options: argparse.Namespace) -> int:
+    """Tell the stories."""
+    telling = telling_options(options)
     if options.html:
         check_folder(options.html)
     images = options.images
     if images.count("-") > 1:
         raise UsageError("standard input holds one picture: give - once")
     from .. import generate
-    z = generate.load_all(options.config, verbose=not options.quiet)
-    telling = dict(style=options.style, strength=options.strength, n_best=options.n_best, sample=options.sample,
-                   maxlen=options.max_words, candidates=options.candidates, prose=options.prose, show=False, **sampling)
-    if options.strict:
-        telling["strict"] = True
-    failed = 0
-    # With the stories on the same terminal a bar would be in their way.
-    shown = not options.quiet and len(images) > 1 and not (sys.stdout and sys.stdout.isatty())
+    z, failed = load_parts(options), 0
+    shown = not options.quiet and len(images) > 1
     with _Page(options.html) as page, progress_bar(len(images), "telling stories", "picture", shown) as bar:
         for image in images:
             try:
                 source = standard_input("a picture") if image == "-" else image
-                story = generate.story(z, source, options.k, options.beam_width, options.lyric, **telling)
+                story = generate.story(z, source, n_best=options.n_best, show=False, **telling)
             except StorytellerError as error:
                 name = "standard input" if image == "-" else image
                 told = f"{error}" if os.path.basename(name) in str(error) else f"{name}: {error}"
@@ -110,7 +132,8 @@ def run(options: argparse.Namespace) -> int:
                     complain(told)
                 bar.set_postfix(failed=failed, refresh=False)
             else:
-                _print(story, options)
+                with bar.external_write_mode(file=sys.stdout):
+                    _print(story, options)
                 page.add(story)
             bar.update()
     if failed:
