@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import io
 import json
 import logging
 import os
@@ -37,6 +38,7 @@ _STALE = 7 * 24 * 3600.     # seconds after which what an interrupted run left i
 _PATIENCE = 100.            # seconds to wait for another process that makes no progress
 _LARGE = 32 << 20           # bytes: the checksums of larger files are remembered
 _DIGITS = 24                # of a checksum
+_HEADER = 128               # bytes before the rows, see files.save_npy_header
 _CHECKSUMS = "checksums.json"
 _OURS = re.compile(r"[a-z]+-[0-9a-z-]+\.npy(\.(part|part\.sum|lock))?$")
 
@@ -242,26 +244,23 @@ def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
 def _locked(target: Path) -> Iterator[None]:
     from filelock import FileLock, Timeout
     path, part = Path(f"{target}.lock"), Path(f"{target}.part")
-    with contextlib.suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode) or path.lstat().st_nlink > 1:
-            path.unlink()   # a link: what it leads to must not be emptied
-    lock, seen, since = FileLock(path), None, time.monotonic()
+    _remove_link(path)
+    lock, seen = FileLock(path), None
     while True:
         try:
-            lock.acquire(timeout=0 if seen is None else 1)
+            lock.acquire(timeout=0 if seen is None else _PATIENCE)
             break
         except Timeout:
-            if seen is None:
-                inform(_log, "waiting for another process that makes %s", target)
             try:
                 now = _state(part)
             except OSError:
                 now = []
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() > since + _PATIENCE:
+            if now == seen:
                 raise TimeoutError(f"another process holds {path} and makes no progress; end it, or remove the file "
                                    "if there is none") from None
+            if seen is None:
+                inform(_log, "waiting for another process that makes %s", target)
+            seen = now
     try:
         yield
     finally:
@@ -300,23 +299,18 @@ def _make(target: Path, shape: tuple[int, int], write: Writer, resumable: bool, 
 
 
 def _open_part(path: Path) -> IO[bytes]:
-    """Open a file of ours for writing: never what a link or a special file of that name leads to."""
-    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(
-        os, "O_BINARY", 0)
-    for again in (True, False):
-        try:
-            descriptor = os.open(path, flags, 0o666)    # but for the umask: others may read a cache
-        except OSError as error:
-            if error.errno != errno.ELOOP or not again:
-                raise
-        else:
-            found = os.fstat(descriptor)
-            own = found.st_uid == os.geteuid() if hasattr(os, "geteuid") else True
-            if own and stat.S_ISREG(found.st_mode) and found.st_nlink == 1:
-                return os.fdopen(descriptor, "r+b")
-            os.close(descriptor)
-        path.unlink()
-    raise OSError(errno.EPERM, "not a file of ours", os.fspath(path))
+    """Open a file of ours for writing."""
+    _remove_link(path)
+    flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
+    return os.fdopen(os.open(path, flags, 0o666), "r+b")    # but for the umask: others may read a cache
+
+
+def _remove_link(path: Path) -> None:
+    """Remove a link or a special file: what it leads to must not be emptied or waited for."""
+    with contextlib.suppress(FileNotFoundError):
+        found = path.lstat()
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            path.unlink()
 
 
 def _remove(part: Path) -> None:
@@ -332,31 +326,28 @@ class _Part:
     """
 
     def __init__(self, file: IO[bytes], shape: tuple[int, int], sums: Path | None, folder: Path):
-        self._file: IO[bytes] = file
-        self._sums: Path | None = None
-        self._row, self._header = shape[1] * 4, 0
+        self._file, self._sums, self._row = file, sums, shape[1] * 4
         self.error: OSError | None = None
-        if sums is None or not self._resume(sums):
-            file.seek(0)
+        if not self._resume():
             self._size, self.digest = 0, _new_digest()
-            header = {"descr": "<f4", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(self, header)
-            self._header = self._size
+            header = io.BytesIO()
+            files.save_npy_header(header, shape)
+            file.seek(0)
+            self.write(header.getvalue())
         file.truncate(self._size)
         if shutil.disk_usage(folder).free < shape[0] * self._row - self._size + (64 << 20):
             raise OSError(errno.ENOSPC, f"less than {shape[0] * self._row / 1e9:.1f} GB free")
-        self._sums = sums
 
     @property
     def rows(self) -> int:
         """Done so far."""
-        return (self._size - self._header) // self._row if self._row else 0
+        return (self._size - _HEADER) // self._row if self._row else 0
 
-    def _resume(self, sums: Path) -> bool:
+    def _resume(self) -> bool:
         """Go on behind the last rows whose checksum was written and is right."""
         try:
-            header, size, checksum = sums.read_text("ascii").split()
-            self._header, self._size, self.digest = int(header), int(size), _new_digest()
+            size, checksum = self._sums.read_text("ascii").split() if self._sums else ("", "")
+            self._size, self.digest = int(size), _new_digest()
             self._file.seek(0)
             return _hash(self._file, self.digest, self._size) and self.digest.hexdigest() == checksum
         except (OSError, ValueError):
@@ -370,7 +361,7 @@ class _Part:
             if self._sums is not None:
                 self._file.flush()
                 with _open_part(self._sums) as file:
-                    file.write(f"{self._header:20d} {self._size:20d} {self.digest.hexdigest()}\n".encode())
+                    file.write(f"{self._size:20d} {self.digest.hexdigest()}\n".encode())
         except OSError as error:
             self.error = error
             raise
