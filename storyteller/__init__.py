@@ -11,7 +11,24 @@ joint image-sentence space), :mod:`~storyteller.skipthoughts` (thought vectors),
 from .errors import StorytellerError
 
 __version__ = "0.1.0"
-__all__ = ["StorytellerError", "__version__"]
+__all__ = ["StorytellerError", "__version__", "styles"]
+
+
+def styles(config: object = None) -> list[str]:
+    """Names of the book styles, for ``generate.story(z, image, style=NAME)``.
+
+    Parameters
+    ----------
+    config : path, mapping, Config or None
+        See :func:`storyteller.config.load`.
+
+    Returns
+    -------
+    list of str
+        In alphabetical order.
+    """
+    from . import config as settings
+    return settings.load(config).style_names()      # type: ignore[arg-type]
 
 
 def __getattr__(name: str) -> object:

@@ -3,6 +3,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -28,6 +30,30 @@ PUBLISHED = {
 }
 PUBLISHED_ROWS = 930_911
 PUBLISHED_DIMS = {"uni_skip.npz": 2400, "bi_skip.npz": 1200}
+
+
+# What a report of a fault should name; those that are not installed are left out.
+LIBRARIES = ("numpy", "scipy", "pytensor", "Theano", "Lasagne", "jax", "pillow", "pillow-heif", "nltk", "h5py",
+             "gensim", "scikit-learn", "pyarrow", "distributed", "threadpoolctl")
+
+
+def versions() -> dict[str, str]:
+    """What storyteller runs on: versions, platform, processors and linear algebra."""
+    from importlib import metadata
+
+    from . import __version__, workers
+    libraries = []
+    for name in LIBRARIES:
+        with suppress(metadata.PackageNotFoundError):
+            libraries.append(f"{name} {metadata.version(name)}")
+    blas = set()
+    with suppress(ImportError):     # what is missing shows among the libraries
+        from threadpoolctl import threadpool_info
+        blas = {f"{found['internal_api']} {found['version']}, {found['num_threads']} threads"
+                for found in threadpool_info() if found["user_api"] == "blas"}
+    return {"storyteller": __version__, "python": f"{platform.python_version()} ({platform.python_implementation()})",
+            "platform": f"{platform.platform()}, {workers.cores()} processors", "libraries": ", ".join(libraries),
+            "linear algebra": "; ".join(sorted(blas)) or "unknown"}
 
 
 @dataclass(frozen=True)

@@ -160,18 +160,25 @@ class Config:
         """The file of a named style: in ``styles``, or NAME_style.npy or NAME.npy beside posbias."""
         if name in self.styles:
             return self.styles[name]
-        folders = [os.path.dirname(self.paths["posbias"])] if "posbias" in self.paths else []
-        if self.paths.get("skmodels") == compact.FOLDER:  # the compact styles fit no other skip-thoughts
-            folders.append(compact.FOLDER)
-        for folder in folders:
+        for folder in self._style_folders():
             for candidate in (f"{name}_style.npy", f"{name}.npy"):
                 path = os.path.join(folder, candidate)
                 if os.path.isfile(path):
                     return path
-        known = sorted(set(self.styles).union(*map(_styles_in, folders)))
         raise StorytellerError(f"style {name!r} is neither a file nor a known style: expected "
-                               f"{', '.join(known) or 'the path of an .npy file'}; make one with "
+                               f"{', '.join(self.style_names()) or 'the path of an .npy file'}; make one with "
                                "`storyteller style make TEXTS -o NAME_style.npy`")
+
+    def style_names(self) -> list[str]:
+        """The named styles, in order; the caption style, which is no book's, is none."""
+        names = sorted(set(self.styles).union(*map(_styles_in, self._style_folders())))
+        return [name for name in names if self.style_path(name) != self.paths.get("negbias")]
+
+    def _style_folders(self) -> list[str]:
+        folders = [os.path.dirname(self.paths["posbias"])] if "posbias" in self.paths else []
+        if self.paths.get("skmodels") == compact.FOLDER:  # the compact styles fit no other skip-thoughts
+            folders.append(compact.FOLDER)
+        return folders
 
 
 def _styles_in(folder: str) -> list[str]:

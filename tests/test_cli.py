@@ -104,6 +104,8 @@ def test_wrong_usage(capsys, tmp_path):
     for line in (["chekc"], ["trian", "decoder", "x"], ["Evaluate", "trec"]):
         assert usage(*line) == 2
         assert "did you mean" in capsys.readouterr().err
+    for word in ("photo", "help"):
+        assert usage(word) == 2 and "--help" in capsys.readouterr().err
     assert usage("train", "decoder", str(ROOT / "README.md"), "-o", "x.txt") == 2
     assert usage("train", "decoder", "x", "-o", "x.npz", "--embeddings", "a", "--init", "b") == 2
     assert usage("train", "embedding", "-o", "x.npz") == 2
@@ -232,6 +234,45 @@ def test_check(run):
     assert status == 0 and out.count("found ") == 17
     status, out, _ = run("check", "--json")
     assert {finding["status"] for finding in json.loads(out)} == {"found"}
+
+
+def test_check_tells_versions(run):
+    import platform
+
+    from storyteller import __version__
+    _, out, _ = run("check")
+    start = out[:out.index("settings:")]
+    for part in (f"storyteller: {__version__}", f"python: {platform.python_version()}", platform.system(),
+                 f"numpy {np.__version__}", "processors"):
+        assert part in start
+
+
+def test_styles(run, capsys):
+    import storyteller
+    status, out, _ = run("styles")
+    assert status == 0 and "romance" in out and "(the default)" in out
+    assert [style["name"] for style in json.loads(run("styles", "--json")[1])] == storyteller.styles(run.settings)
+    found = storyteller.styles({})
+    assert {"romance", "adventure", "verse"} <= set(found) and found == sorted(found) and "caption" not in found
+    assert storyteller.styles({"posbias": "/none/x.npy", "skmodels": "/none"}) == []
+
+
+def test_completion(tmp_path):
+    pytest.importorskip("argcomplete")
+
+    def completed(line, shell="bash"):
+        found = tmp_path / "found"
+        done = python("-c", "import sys; from storyteller.cli import main; sys.exit(main())", _ARGCOMPLETE="1",
+                      COMP_LINE=line, COMP_POINT=str(len(line)), COMP_TYPE="9", _ARGCOMPLETE_IFS="\n",
+                      _ARGCOMPLETE_SHELL=shell, _ARGCOMPLETE_STDOUT_FILENAME=str(found))
+        assert done.returncode == 0 and not done.stdout, done.stderr
+        return {word.split(":")[0].strip() for word in found.read_text().split("\n")}
+    assert {"style", "styles"} <= completed("storyteller st") and "batch" in completed("storyteller ")
+    assert {"--style", "--strength", "--strict"} == completed("storyteller x.jpg --st")
+    assert completed("storyteller x.jpg --style ") == {"adventure", "romance", "verse"}
+    assert completed("storyteller batch --wo") == {"--workers"} == completed("storyteller -q batch --wo", "zsh")
+    assert "images/" in completed("storyteller ima") and "styles" not in completed("storyteller x.jpg st")
+    assert "decoder" in completed("storyteller --config x.py train ")
 
 
 def test_check_finds_what_is_wrong(tmp_path, capsys):

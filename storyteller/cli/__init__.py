@@ -1,6 +1,7 @@
 """The command line: one module a command."""
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ from ..errors import StorytellerError
 
 # Whatever else is needed is imported in main, where Ctrl-C is told in a sentence.
 
-COMMANDS = ("batch", "check", "encode", "style", "vocab", "train", "evaluate", "cache")
+COMMANDS = ("batch", "check", "encode", "style", "styles", "vocab", "train", "evaluate", "cache")
 
 
 class UsageError(StorytellerError):
@@ -38,6 +39,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     signals = None
     try:
+        if arguments is None and "_ARGCOMPLETE" in os.environ:
+            from .completion import complete
+            complete()
         from .signals import Signals
         signals = Signals()
         signals.catch()
@@ -63,11 +67,7 @@ def _run(arguments: list[str]) -> int:
     from . import terminal
     try:
         terminal.occupy_closed()
-        # Options of every command may stand before it as well.
-        leading = 0
-        while leading < len(arguments) and arguments[leading] in ("-q", "--quiet", "--config") or \
-                arguments[leading:] and arguments[leading].startswith("--config="):
-            leading += 2 if arguments[leading] == "--config" else 1
+        leading = leading_options(arguments)
         command = arguments[leading] if len(arguments) > leading else ""
         if command in COMMANDS:
             del arguments[leading]
@@ -97,12 +97,21 @@ def _run(arguments: list[str]) -> int:
         return 1
 
 
+def leading_options(arguments: Sequence[str]) -> int:
+    """How many arguments stand before the command: the options of every command may."""
+    leading = 0
+    while leading < len(arguments) and (arguments[leading] in ("-q", "--quiet", "--config")
+                                        or arguments[leading].startswith("--config=")):
+        leading += 2 if arguments[leading] == "--config" else 1
+    return leading
+
+
 def _check_command(word: str) -> None:
     """Say which command is meant where one is mistyped, before anything is loaded."""
     if not word.isalpha():
         return
     import difflib
-    import os
-    meant = difflib.get_close_matches(word.lower(), COMMANDS, 1, 0.7)
-    if meant and not os.path.exists(word):
-        raise UsageError(f"{word!r} is neither a picture nor a command; did you mean `storyteller {meant[0]}`?")
+    if not os.path.lexists(word):
+        meant = difflib.get_close_matches(word.lower(), COMMANDS, 1, 0.6)
+        advice = f"did you mean `storyteller {meant[0]}`?" if meant else "`storyteller --help` lists the commands"
+        raise UsageError(f"{word[:60]!r} is neither a picture nor a command; {advice}")

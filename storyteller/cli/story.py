@@ -23,6 +23,7 @@ other commands (storyteller COMMAND --help):
   batch        tell stories about many photos, in several processes, into a file; go on after an interruption
   check        list every configured file: found, missing, damaged or of the wrong shape
   encode       turn lines of text into skip-thought vectors
+  styles       list the styles that have a name
   style make   turn texts into a style vector
   vocab        number the words of texts
   train        train skip-thoughts, a decoder or a joint embedding (docs/training.md)
