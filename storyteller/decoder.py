@@ -15,7 +15,7 @@ import numpy as np
 from . import files, search
 from .errors import StorytellerError, check_count, check_flag, check_floats, shown
 from .layers import Model, dense, dense_shapes, gru_shapes, gru_step, join_gru
-from .text import UNK, UNK_ID, check_dictionary, words_by_index
+from .text import UNK, UNK_ID, check_dictionary, sentence_ends, words_by_index
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class Passage:
     cost : float
         Negative log-likelihood in nats, of the end-of-passage word too; not divided by length.
     finished : bool
-        False where ``maxlen`` cut the passage off.
+        False where ``maxlen`` cut the passage off, within a sentence where whole ones were asked for.
     similarity : float or None
         Of a candidate to the picture, see :func:`storyteller.candidates.image_similarity`.
     """
@@ -228,7 +228,7 @@ def check_not_sampling(**options: Any) -> None:
 def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
              stochastic: bool = False, use_unk: bool = False, maxlen: int = 1000,
              argmax: bool = False, temperature: float = 1.0, top_k: int | None = None,
-             top_p: float | None = None, seed: int | None = None) -> list[Passage]:
+             top_p: float | None = None, seed: int | None = None, whole_sentences: bool = False) -> list[Passage]:
     """Write passages for one context vector, the cheapest first.
 
     Parameters
@@ -250,6 +250,8 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
         For sampling, see :func:`storyteller.search.sample`.
     seed : int, optional
         For sampling: the same seed gives the same passages.
+    whole_sentences : bool
+        A passage that `maxlen` cuts off ends with its last whole sentence; those without one come last, as they are.
 
     Returns
     -------
@@ -280,8 +282,34 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
             return len(best) >= n_best and best[n_best - 1] <= cheapest_live
 
         hypotheses = search.beam_search(dec.step, state, beam_width, maxlen, use_unk, should_stop)
-        found = list(search.passages_in_order(hypotheses))[:n_best]
-    return [Passage(dec.text(h.words[:-1]), h.cost, h.finished) for h in found]
+        found = list(search.passages_in_order(hypotheses))
+    written = (_to_sentences(dec, state, found) if check_flag("whole_sentences", whole_sentences)
+               else [Passage(dec.text(h.words[:-1]), h.cost, h.finished) for h in found[:n_best]])
+    return written[:n_best]
+
+
+def _to_sentences(dec: Decoder, state: np.ndarray, found: list[search.Hypothesis]) -> list[Passage]:
+    """Passages of which those cut off end with their last whole sentence, at the cost of what is left; each once,
+    and last those that have no whole sentence."""
+    ends = set(sentence_ends(dec.vocabulary))
+    closing = {i for i, word in enumerate(dec.vocabulary) if word in ("''", ")")}
+    shortened = [[] if h.finished else _whole_sentences(h.words, ends, closing) for h in found]
+    costs = iter(search.costs(dec.step, state, [words for words in shortened if words]))
+    whole: dict[str, Passage] = {}
+    cut_off: dict[str, Passage] = {}
+    for h, words in zip(found, shortened):
+        text = dec.text(words or h.words[:-1])
+        passage = Passage(text, next(costs) if words else h.cost, h.finished or bool(words))
+        (whole if passage.finished else cut_off).setdefault(text, passage)
+    return [*whole.values(), *cut_off.values()]
+
+
+def _whole_sentences(words: list[int], ends: set[int], closing: set[int]) -> list[int]:
+    """The words up to the last end of a sentence, and what closes behind it."""
+    n = max((i + 1 for i, word in enumerate(words) if word in ends), default=0)
+    while n and n < len(words) and words[n] in closing:
+        n += 1
+    return words[:n]
 
 
 def run_sampler(dec: Decoder, c: np.ndarray, beam_width: int = 1, stochastic: bool = False,

@@ -268,7 +268,7 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
           temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
           seed: int | None = None, maxlen: int = 1000, use_unk: bool = False,
           candidates: int | None = None, prose: bool | None = None, strict: bool = False,
-          show: bool = True) -> Story:
+          show: bool = True, whole_sentences: bool = False) -> Story:
     """Tell a story about a picture.
 
     Parameters
@@ -310,6 +310,8 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
         Refuse a picture that is truncated or blank.  By default its story has warnings, which are logged.
     show : bool
         Print the story, as the original does.
+    whole_sentences : bool
+        A story that ``maxlen`` cuts off ends with its last whole sentence, where it has one.
 
     Returns
     -------
@@ -351,7 +353,7 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     timings["thoughts"] = watch() - start
 
     start = watch()
-    passages = write_passages(z, thought, features, bw, n_best, **options)
+    passages = write_passages(z, thought, features, bw, n_best, whole_sentences=whole_sentences, **options)
     timings["passage"] = watch() - start
 
     told = Story(image=picture.name, captions=captions, passage=passages[0].text, cost=passages[0].cost,
@@ -448,7 +450,8 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
     bw, n_best, sample, candidates
         See :func:`story`.
     **options
-        ``maxlen``, ``use_unk``, ``temperature``, ``top_k``, ``top_p`` and ``seed`` of :func:`story`.
+        ``maxlen``, ``use_unk``, ``temperature``, ``top_k``, ``top_p``, ``seed`` and ``whole_sentences`` of
+        :func:`story`.
 
     Returns
     -------

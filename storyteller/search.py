@@ -9,7 +9,7 @@ Words are indices: 0 ends a passage, 1 is the unknown word.
 """
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -366,6 +366,36 @@ def gen_sample(f_init: Callable[[np.ndarray], np.ndarray], step: StepFunction, c
     else:
         found = beam_search(step, state, k, maxlen, use_unk)
     return [h.words for h in found], [h.cost for h in found]
+
+
+def costs(step: StepFunction, state: np.ndarray, passages: Sequence[Sequence[int]]) -> list[float]:
+    """Negative log-likelihoods of given words, side by side.
+
+    Parameters
+    ----------
+    step
+        See the module's text.
+    state : array (1, d)
+        All passages start from it.
+    passages : sequences of int
+        Words, with the final 0 where that is to count.
+
+    Returns
+    -------
+    list of float
+        In nats.
+    """
+    total = np.zeros(len(passages))
+    states, last = np.repeat(state, len(passages), axis=0), np.full(len(passages), FIRST, dtype=np.int64)
+    lengths = np.array([len(words) for words in passages], dtype=np.int64)
+    live = np.arange(len(passages))
+    for t in range(max(lengths, default=0)):
+        going_on = lengths[live] > t
+        live, states, last = live[going_on], states[going_on], last[going_on]
+        logits, states = step(last, states)
+        last = np.array([passages[int(i)][t] for i in live], dtype=np.int64)
+        total[live] += log_normaliser(logits, logits.max(axis=1)) - logits[np.arange(len(live)), last]
+    return total.tolist()
 
 
 def passages_in_order(hypotheses: list[Hypothesis]) -> Iterator[Hypothesis]:

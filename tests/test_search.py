@@ -229,3 +229,30 @@ def test_a_style_is_kept(tmp_path):
     vector = style.make(Model(), ("two words" for _ in range(3)), 1)
     style.save(tmp_path / "style.npy", vector)
     assert style.load(tmp_path / "style.npy", 1) == vector == 2
+
+
+def test_costs_of_given_words(dec):
+    """Those of the search's own passages are the costs that it gave them."""
+    state = dec.f_init(np.full((1, dec.dimctx), 0.01, np.float32))
+    found = search.samples(dec.step, state, 6, maxlen=9, rng=1)
+    np.testing.assert_allclose(search.costs(dec.step, state, [h.words for h in found]), [h.cost for h in found],
+                               rtol=1e-4)
+    assert search.costs(dec.step, state, []) == [] and search.costs(dec.step, state, [[]]) == [0]
+
+
+@pytest.mark.parametrize("stochastic", [False, True])
+def test_whole_sentences(dec, stochastic):
+    options = dict(beam_width=9, n_best=9, stochastic=stochastic, maxlen=14, **({"seed": 2} if stochastic else {}))
+    c = np.full(dec.dimctx, 0.01, np.float32)
+    plain = decoder.passages(dec, c, **options)
+    whole = decoder.passages(dec, c, **options, whole_sentences=True)
+    ended = [p.text.split()[-1] in (".", "!", "?", "''", ")") for p in whole]
+    assert any(ended) and ended == sorted(ended, reverse=True) == [p.finished for p in whole]
+    assert len({p.text for p in whole}) == len(whole) and not all(p.finished for p in plain)
+    state = dec.f_init(c[None])
+    index = {word: i for i, word in enumerate(dec.vocabulary)}
+    for p in whole[:ended.index(False) if False in ended else None]:
+        words = [index[word] for word in p.text.split()]
+        possible = search.costs(dec.step, state, [words, [*words, 0]])
+        assert len(words) <= 14 and min(abs(p.cost - cost) for cost in possible) < 1e-3
+    assert decoder.passages(dec, c, 3, maxlen=1, whole_sentences=True) == decoder.passages(dec, c, 3, maxlen=1)

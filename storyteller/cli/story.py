@@ -80,7 +80,8 @@ def add_telling(parser: argparse.ArgumentParser) -> None:
     add("--top-p", type=real(0, 1), metavar="P", help="with --sample: draw among the likeliest words of total "
         "probability P")
     add("--seed", type=whole(0), metavar="N", help="with --sample: the same seed gives the same story")
-    add("--max-words", type=whole(), default=1000, metavar="N", help="(default: %(default)s)")
+    add("--max-words", type=whole(), metavar="N", help="end the story with the last sentence within N words, "
+        "where there is one (default: 1000 words, and no care for sentences)")
     add("--strict", action="store_true", help="refuse pictures that are truncated or blank instead of warning")
     add("--threads", type=whole(), metavar="N", help="processors that one story may use; beside other busy programs "
         "more than one is slower (default: 1)")
@@ -94,7 +95,8 @@ def telling_options(options: argparse.Namespace) -> dict[str, Any]:
         names = ", ".join("--" + name.replace("_", "-") for name in sampling)
         raise UsageError(f"{names}: only with --sample, which draws the words at random")
     return {**sampling, "k": options.k, "bw": options.beam_width, "lyric": options.lyric, "style": options.style,
-            "strength": options.strength, "sample": options.sample, "maxlen": options.max_words,
+            "strength": options.strength, "sample": options.sample, "maxlen": options.max_words or 1000,
+            "whole_sentences": options.max_words is not None,
             "candidates": options.candidates, "prose": options.prose, "strict": options.strict}
 
 
