@@ -223,6 +223,10 @@ def html_page(stories: Iterable[Story], title: str = "Stories") -> str:
     """
     if not isinstance(stories, Iterable):
         raise StorytellerError(f"stories is {shown(stories)}: expected a list of stories; for one write [story]")
+    stories = list(stories)
+    for story in stories:
+        if not isinstance(story, Story):
+            raise StorytellerError(f"stories holds something else ({shown(story)}): expected what generate.story gives")
     return page_start(title) + PAGE_BETWEEN.join(map(page_part, stories)) + PAGE_END
 
 
@@ -245,6 +249,4 @@ def page_start(title: str = "Stories") -> str:
 
 def page_part(story: Story) -> str:
     """A story of a page."""
-    if not isinstance(story, Story):
-        raise StorytellerError(f"stories holds {shown(story)}: expected what generate.story gives")
     return printable(story._repr_html_())
