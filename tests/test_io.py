@@ -135,7 +135,7 @@ def test_errors_of_other_files_are_not_blamed_on_the_output(tmp_path):
 
 
 def test_a_full_disk_as_numpy_tells_it(tmp_path):
-    with pytest.raises(StorytellerError, match="x.npy: cannot be written .the disk is full"):
+    with pytest.raises(StorytellerError, match="x.npy: cannot be written .only a part of it, as on a full disk"):
         with files.write_atomically(tmp_path / "x.npy"):
             raise OSError("204800 requested and 992 written")
     assert not os.listdir(tmp_path)

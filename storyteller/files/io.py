@@ -220,7 +220,7 @@ def write_atomically(path: str | os.PathLike, sync: bool = False) -> Iterator[Bi
             raise       # another file's, of the caller's
         reason = getattr(error, "strerror", None) or error
         if re.search("requested and .* written", str(error)):   # NumPy's own, which forgets the system's
-            reason = "the disk is full"
+            reason = "only a part of it, as on a full disk"
         raise StorytellerError(f"{path}: cannot be written ({reason}); check that its folder exists, may be "
                                "written to, and has room") from error
 
