@@ -229,7 +229,7 @@ def load(config: ConfigLike = None) -> Config:
             raise StorytellerError(f"config is {shown(config)}: expected the path of a settings file, a mapping or a "
                                    "module of settings")
         path = os.path.expanduser(os.fsdecode(config))
-        return _from_names(_interpreted(path, "load_all's config argument"), path, _folder_of(path))
+        return _from_names(_interpreted(path, "the config argument, or --config"), path, _folder_of(path))
     names, source, folder = _found()
     changed = _program.changes()
     if changed:

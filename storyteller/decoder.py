@@ -239,7 +239,7 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
     beam_width : int
         Hypotheses that the beam search keeps.
     n_best : int
-        How many passages to give.  The beam search may find fewer; sampling draws as many.
+        How many passages to give.  The beam search may find fewer, each text once; sampling draws as many.
     stochastic : bool
         Sample instead of searching.
     use_unk : bool
@@ -283,9 +283,19 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
 
         hypotheses = search.beam_search(dec.step, state, beam_width, maxlen, use_unk, should_stop)
         found = list(search.passages_in_order(hypotheses))
-    written = (_to_sentences(dec, state, found) if check_flag("whole_sentences", whole_sentences)
-               else [Passage(dec.text(h.words[:-1]), h.cost, h.finished) for h in found[:n_best]])
-    return written[:n_best]
+    if check_flag("whole_sentences", whole_sentences):
+        return _to_sentences(dec, state, found)[:n_best]
+    written = [Passage(dec.text(h.words[:-1]), h.cost, h.finished) for h in found]
+    # Without their last words some of a beam are the same.
+    return written[:n_best] if stochastic else _each_once(written)[:n_best]
+
+
+def _each_once(passages: list[Passage]) -> list[Passage]:
+    """The first of each text."""
+    found: dict[str, Passage] = {}
+    for passage in passages:
+        found.setdefault(passage.text, passage)
+    return list(found.values())
 
 
 def _to_sentences(dec: Decoder, state: np.ndarray, found: list[search.Hypothesis]) -> list[Passage]:
@@ -295,13 +305,9 @@ def _to_sentences(dec: Decoder, state: np.ndarray, found: list[search.Hypothesis
     closing = {i for i, word in enumerate(dec.vocabulary) if word in ("''", ")")}
     shortened = [[] if h.finished else _whole_sentences(h.words, ends, closing) for h in found]
     costs = iter(search.costs(dec.step, state, [words for words in shortened if words]))
-    whole: dict[str, Passage] = {}
-    cut_off: dict[str, Passage] = {}
-    for h, words in zip(found, shortened):
-        text = dec.text(words or h.words[:-1])
-        passage = Passage(text, next(costs) if words else h.cost, h.finished or bool(words))
-        (whole if passage.finished else cut_off).setdefault(text, passage)
-    return [*whole.values(), *cut_off.values()]
+    written = [Passage(dec.text(words or h.words[:-1]), next(costs) if words else h.cost, h.finished or bool(words))
+               for h, words in zip(found, shortened)]
+    return _each_once(sorted(written, key=lambda passage: not passage.finished))
 
 
 def _whole_sentences(words: list[int], ends: set[int], closing: set[int]) -> list[int]:

@@ -289,7 +289,7 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     strength : float
         Of the shift from caption style to book style; 1 is the original's.
     n_best : int
-        Passages to find; the best is told, all are in ``Story.alternatives``.
+        Passages to find; the best is told, all are in ``Story.alternatives``.  A beam finds at most `bw`.
     sample : bool
         Draw the passage at random instead of searching for the likeliest.
     temperature, top_k, top_p, seed
@@ -338,8 +338,8 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     start = watch()
     picture = open_picture(image)
     if picture.warnings and strict:
-        raise StorytellerError(f"{short_name(picture.name)}: {picture.warnings[0]}; give another picture, or leave "
-                               "strict out")
+        raise StorytellerError(f"{short_name(picture.name)}: {picture.warnings[0]}; give another picture, or allow "
+                               "such pictures (without strict)")
     picture.log_warnings()
     features = image_features(z, picture)
     timings["features"] = watch() - start

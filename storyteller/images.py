@@ -134,6 +134,17 @@ def short_name(name: str, most: int = 300) -> str:
     return name if len(name) <= most else f"{name[:most // 2]}...{name[-most // 4:]} ({len(name)} characters)"
 
 
+def check_path(path: str | os.PathLike) -> None:
+    """StorytellerError where a path names no file that could be a picture's; nothing is decoded."""
+    path = os.fsdecode(path)
+    if re.match(r"(?i)https?://|ftp://", path):
+        raise StorytellerError(f"{short_name(path)}: an address, not a file: save the picture first and give its path")
+    if re.match(r"(?i)data:", path) or (len(path) > 255 and re.fullmatch(r"[\w+/\s-]+=*\s*", path)):
+        raise StorytellerError(f"{short_name(path)}: this is a picture in base64, not a path: decode it and give the "
+                               "bytes (base64.b64decode)")
+    files.check_readable(path, EXPECTED)
+
+
 def _is_blank(pixels: np.ndarray) -> bool:
     step = max(1, min(pixels.shape[:2]) // 64)
     some = pixels[::step, ::step].reshape(-1, 3)[:4096]     # they tell nearly every picture
@@ -178,13 +189,8 @@ def _read(image: Image, name: str) -> tuple[np.ndarray, bool]:
 def _binary(image: Any, name: str) -> Iterator[IO[bytes]]:
     """The file that holds a picture, at any position, seekable."""
     if isinstance(image, (str, os.PathLike)):
-        path = os.fsdecode(image)
-        if re.match(r"(?i)https?://|ftp://", path):
-            raise StorytellerError(f"{name}: an address, not a file: save the picture first and give its path")
-        if re.match(r"(?i)data:", path) or (len(path) > 255 and re.fullmatch(r"[\w+/\s-]+=*\s*", path)):
-            raise StorytellerError(f"{name}: this is a picture in base64, not a path: decode it and give the bytes "
-                                   "(base64.b64decode)")
-        with files.open_file(path, EXPECTED) as file:
+        check_path(image)
+        with files.open_file(image, EXPECTED) as file:
             yield file
     elif isinstance(image, (bytes, bytearray, memoryview)):
         yield io.BytesIO(image)

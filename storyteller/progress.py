@@ -50,6 +50,11 @@ def printable(text: str, stream: TextIO | None = None) -> str:
     return text.encode(encoding, "replace").decode(encoding) if encoding else text
 
 
+def counted(n: int, noun: str) -> str:
+    """A number with what is counted: '1 file', '2,000 files'."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
 def inform(logger: logging.Logger, message: str, *values: Any) -> None:
     """Log a message for the user at level INFO, or show it where logging is not configured.
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from . import files, text
 from .errors import StorytellerError, check_count, check_flag, check_floats, check_number, shown
+from .progress import counted
 
 _CHUNK = 4096       # texts that are encoded at a time
 
@@ -162,8 +163,9 @@ def make(model, texts: Iterable[str], min_words: int = 100, verbose: bool = True
                 add()
     add()
     if total is None:
-        raise StorytellerError(f"no text has {min_words} words or more ({seen} texts, the longest of "
-                               f"{longest} words): give longer passages or a smaller min_words")
+        raise StorytellerError(f"no text has {min_words} words or more ({counted(seen, 'text')}, the longest of "
+                               f"{longest} words): give longer passages or a smaller least number "
+                               "of words (min_words, --min-words)")
     return (total / count).astype(np.float32)
 
 

@@ -12,6 +12,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -61,7 +62,7 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
     """Run `storyteller batch` with stories that cost nothing; gives status, rows, output and errors."""
-    monkeypatch.setattr(generate, "load_all", lambda config=None, verbose=True: {})
+    monkeypatch.setattr(generate, "load_all", lambda config=None, verbose=True: {"stv": SimpleNamespace(dim=None)})
     monkeypatch.setattr(generate, "story", tell)
 
     def call(*arguments, output="s.jsonl"):

@@ -109,8 +109,69 @@ def test_wrong_usage(capsys, tmp_path):
     assert usage("train", "decoder", str(ROOT / "README.md"), "-o", "x.txt") == 2
     assert usage("train", "decoder", "x", "-o", "x.npz", "--embeddings", "a", "--init", "b") == 2
     assert usage("train", "embedding", "-o", "x.npz") == 2
-    assert usage(IMAGE, "--html", str(tmp_path / "nowhere" / "x.html")) == 1
+    for wrong, says in (("nowhere/x.html", "does not exist"), (".", "a folder"), ("", "is empty"),
+                        ("new/", "a folder")):
+        for line in ([IMAGE, "--html"], *([*command, IMAGE, "-o"] for command in (["encode"], ["vocab"],
+                                                                                  ["style", "make"]))):
+            capsys.readouterr()
+            assert usage(*line, wrong and f"{tmp_path}/{wrong}") in (1, 2)
+            assert says in capsys.readouterr().err, line
     assert usage("encode", IMAGE, "-o", str(tmp_path / "nowhere" / "x.npy")) == 1
+
+
+def test_an_output_that_may_not_be_written(capsys, tmp_path, monkeypatch):
+    """As on a file system that is read-only, also for root."""
+    monkeypatch.setattr(os, "access", lambda path, mode: not str(path).startswith(str(tmp_path)))
+    assert usage(IMAGE, "--html", str(tmp_path / "x.html")) == 1
+    assert "may not be written to" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
+def test_an_output_is_no_input(capsys, tmp_path):
+    """Whatever name it is given by; and a page replaces nothing but a page."""
+    text, picture, link, page = (tmp_path / name for name in ("t.txt", "a.png", "link", "old.html"))
+    text.write_text("He said no .\n")
+    shutil.copy(IMAGE, picture)
+    link.symlink_to(text)
+    for line, output in ((["encode", text], link), (["vocab", text], text), (["vocab", tmp_path], text),
+                         (["style", "make", link, "--min-words", "1"], text), ([IMAGE, picture], picture),
+                         ([IMAGE], picture), ([IMAGE], text), ([f"{tmp_path}/./a.png"], picture)):
+        before = Path(output).read_bytes()
+        capsys.readouterr()
+        option = "--html" if str(line[-1]).endswith("png") else "-o"
+        assert usage(*map(str, line), option, str(output)) == 1
+        assert Path(output).name in capsys.readouterr().err and Path(output).read_bytes() == before
+    page.write_text("<!DOCTYPE html><p>")
+    assert usage(IMAGE, "--html", str(page)) == 1 and "none.py" in capsys.readouterr().err     # came to the settings
+
+
+def test_files_on_both_sides_of_an_option(run, tmp_path):
+    for image in ("a.png", "b.png"):
+        shutil.copy(IMAGE, tmp_path / image)
+    status, out, _ = run(tmp_path / "a.png", "-q", "-k", 5, tmp_path / "b.png", "-b", 2)
+    assert status == 0 and out.count("OUTPUT") == 2
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.txt").write_text("He said no .\n")
+    status, out, _ = run("style", "make", tmp_path / "a.txt", "-o", tmp_path / "x.npy", tmp_path / "b.txt",
+                         "--min-words", 1)
+    assert status == 0 and "2 files, 48-dimensional" in out
+
+
+def test_what_is_told_before_anything_is_loaded(run, monkeypatch, tmp_path):
+    monkeypatch.setattr(generate, "load_all", None)
+    (tmp_path / "x.npy").write_bytes(b"")
+    for line, says in ((["missing.jpg"], "missing.jpg"), (["a.jpg", "b.jpg"], "b.jpg"), ([tmp_path], "folder"),
+                       ([IMAGE, IMAGE, "--style", "western"], "western"),
+                       ([IMAGE, "--n-best", 5, "-b", 2], "--beam-width of 2"),
+                       ([IMAGE, "--style", tmp_path / "x.npy"], "empty")):
+        status, out, err = run(*line)
+        assert status in (1, 2) and not out and says in err, line
+        assert len(err.splitlines()) == (2 if "b.jpg" in line else 1), line
+
+
+def test_a_style_of_another_model_is_told_once(run, tmp_path):
+    np.save(tmp_path / "x.npy", np.zeros(7, np.float32))
+    status, out, err = run(IMAGE, IMAGE, "--style", tmp_path / "x.npy")
+    assert status == 1 and not out and err.count("x.npy") == 1
 
 
 def test_a_picture_on_standard_input(run, monkeypatch, capsys):
@@ -194,6 +255,22 @@ def test_a_page_that_cannot_be_written(run, tmp_path):
     assert status in (0, 1) and (tmp_path / "pipe").is_fifo()
 
 
+def test_a_full_disk_under_the_page(run, tmp_path):
+    """The stories go on, and the page holds what there was room for."""
+    resource = pytest.importorskip("resource")
+    page = tmp_path / "page.html"
+    assert run(IMAGE, "-k", 5, "-b", 2, "--html", page)[0] == 0
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (page.stat().st_size + 100, before[1]))
+    try:
+        status, out, err = run(*[IMAGE] * 3, "-k", 5, "-b", 2, "--json", "--html", page)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    written = page.read_text(encoding="utf-8")
+    assert status == 1 and len(out.splitlines()) == 3 and err.count("page.html") == 1 and "first 1 of" in err
+    assert written.count('class="story"') == 1 and written.endswith("</html>\n")
+
+
 @pytest.mark.parametrize("arguments", [["--help"], ["check", "--help"], ["encode", "--help"],
                                        ["style", "make", "--help"]])
 def test_help(arguments, capsys):
@@ -206,7 +283,7 @@ def test_encode(run, z, tmp_path):
     texts = tmp_path / "texts.txt"
     texts.write_text("he said no .\nthe sea\n", encoding="utf-8")
     status, out, _ = run("encode", texts, "-o", tmp_path / "v.npy")
-    assert status == 0 and "2 vectors of 48" in out
+    assert status == 0 and "2 vectors, 48-dimensional" in out
     np.testing.assert_array_equal(np.load(tmp_path / "v.npy"),
                                   skipthoughts.encode(z["stv"], ["he said no .", "the sea"]))
 
@@ -393,18 +470,12 @@ print(sorted({{'storyteller.vgg', 'storyteller.decoder', 'storyteller.embedding'
 
 SCRIPT = """
 import os, sys, types
-from storyteller import cli
-class Told:
-    def __init__(self, image):
-        self.image, self.alternatives, self.captions, self.lines = image, [], [], ["caf\\xe9 \\u2603"]
-    def to_dict(self): return {"image": self.image, "text": self.lines[0]}
-    def _repr_html_(self): return "<p class='story'>" + self.image
+from storyteller import cli, images, stories
+images.check_path = lambda path: None
 def story(z, image, *arguments, **options):
-    if image == b"":
-        raise cli.StorytellerError("nothing is there")
     if str(image).startswith("signal"):
         os.kill(os.getpid(), int(image[6:]))
-    return Told(str(image))
+    return stories.Story(str(image), [], "caf\\xe9 \\u2603", 1.0, "none", {})
 sys.modules["storyteller.generate"] = types.SimpleNamespace(load_all=lambda *arguments, **options: {}, story=story)
 sys.exit(cli.main())
 """
@@ -426,13 +497,14 @@ def test_streams_of_other_encodings(coding, tmp_path):
         assert done.returncode == 0 and b"caf" in done.stdout and not done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("shell, status", [("<&-", 1), (">/dev/full", 1), (">&-", 0), ("2>&-", 0), ("<&- >&- 2>&-", 1),
+@pytest.mark.parametrize("shell, status", [("<&-", 1), (">/dev/full", 1), (">&-", 1), ("2>&-", 0), ("<&- >&- 2>&-", 1),
                                            (">/dev/full 2>/dev/full", 1), ("2>/dev/full", 0)])
 def test_closed_and_full_streams(shell, status):
     if "full" in shell and not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
     done = command("-" if "<" in shell else "x.jpg", shell=shell)
     assert done.returncode == status and b"Traceback" not in done.stderr and b"xception" not in done.stderr
+    assert shell != ">&-" or b"standard output is closed" in done.stderr
     help_ = command("--help", shell=shell)
     assert b"Traceback" not in help_.stderr and b"xception" not in help_.stderr
 
@@ -445,7 +517,7 @@ def test_signals(number, status, tmp_path):
     assert done.returncode == status and done.stderr.count(b"\n") == 1
     assert json.loads(done.stdout)["image"] == "a.jpg"
     written = page.read_text(encoding="utf-8")
-    assert written.count("class='story'") == 1 and written.endswith("</html>\n")
+    assert written.count('class="story"') == 1 and written.endswith("</html>\n")
 
 
 def test_a_deleted_working_folder(tmp_path):

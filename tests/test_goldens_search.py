@@ -100,6 +100,13 @@ def test_stopping_early_changes_nothing(models):
                 assert [dec.text(h.words[:-1]) for h in whole] == [p.text for p in early]
 
 
+def test_each_text_once(models):
+    """Where the search ends before the passages do, their last words are dropped."""
+    dec, contexts, _ = models["dec_doutput"]
+    texts = [p.text for p in decoder.passages(dec, contexts[0], beam_width=20, n_best=20, maxlen=2)]
+    assert 1 < len(texts) < 20 and len(set(texts)) == len(texts)
+
+
 def test_sampling(models):
     dec, contexts, _ = models["dec_doutput"]
     one = decoder.run_sampler(dec, contexts[0], stochastic=True, seed=3, maxlen=30)

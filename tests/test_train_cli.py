@@ -366,9 +366,14 @@ def test_transfer(model, run, tmp_path):
     (tmp_path / "msrp").write_text(header + "".join(pairs))
     assert "F1" in run("evaluate", "msrp", "msrp", "msrp", "--skipthoughts", model, "--folds", 2)
     header = "pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
-    pairs = [f"{i}\t{line}\t{lines[i - 3]}\t{1 + i % 5}\tNEUTRAL\n" for i, line in enumerate(lines)]
+    pairs = [f"{i}\t{line}\t{line if i % 2 else 'Nobody .'}\t{1 + i % 2 * 4}\tNEUTRAL\n"
+             for i, line in enumerate(lines)]
     (tmp_path / "sick").write_text(header + "".join(pairs))
     assert "Pearson" in run("evaluate", "sick", "sick", "sick", "--skipthoughts", model, "--folds", 2)
+    (tmp_path / "same").write_text(header + "".join(pairs[:1]))
+    line = ["evaluate", "sick", "sick", "same", "--skipthoughts", model, "--folds", 2]
+    assert "no correlation" in run(*line) and "1 pair\n" in run(*line)
+    assert json.loads(run(*line, "--json"), parse_constant=pytest.fail)["pearson"] is None
 
 
 def test_mistakes_with_texts(place, model, run, tmp_path):
@@ -377,6 +382,7 @@ def test_mistakes_with_texts(place, model, run, tmp_path):
     (tmp_path / "heading.txt").write_text("CHAPTER IV\n")
     (tmp_path / "y.npz.data").touch()
     (tmp_path / "none").mkdir()
+    before = sorted(path.name for path in tmp_path.rglob("*"))
     skip, dec = ["train", "skipthoughts"], ["train", "decoder", "-o", "x.npz", "--skipthoughts", model]
     for line, says in (
             (["vocab", "missing.txt", "-o", "w.pkl"], "missing.txt: no such file"),
@@ -387,6 +393,7 @@ def test_mistakes_with_texts(place, model, run, tmp_path):
             ([*skip, "missing.txt", "-o", "m"], "missing.txt: no such file"),
             ([*skip, "empty.txt", "-o", "m"], "empty.txt"),
             ([*skip, "one.txt", "-o", "m"], "one.txt: has nowhere three sentences in a row (1 sentence)"),
+            ([*skip, "one.txt", place / "heldout.txt", "-o", "m", "--maxlen-w", 2], "and 1 other file: no sentence"),
             ([*skip, "one.txt", "-o", "one.txt"], "one.txt: cannot be made a folder"),
             ([*skip, place / "novels", "-o", "m", "--dim", 0], "'dim' is 0"),
             ([*skip, place / "novels", "-o", "m", "--vocab", "missing.pkl"], "missing.pkl"),
@@ -407,7 +414,65 @@ def test_mistakes_with_texts(place, model, run, tmp_path):
             (["evaluate", "decoder", place / "heldout.txt", "--model", "x.npz", "--skipthoughts", model], "x.npz"),
             (["evaluate", "neighbours", "--skipthoughts", model, "--corpus", "empty.txt", "x"], "empty.txt")):
         assert says in run(*line, fails=1), line
-    assert not list(tmp_path.rglob("*.part")) and not (tmp_path / "x.npz").exists()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == before     # no debris
+
+
+def test_options_are_refused_before_the_encoding(place, model, run, tmp_path, monkeypatch):
+    """And a refused start leaves nothing, but keeps what was there."""
+    shutil.copy(place / "novels" / "one.txt", tmp_path / "one.txt")
+    dec = [*decoder_line(place, model, "x.npz"), "-q"]
+    dec[2] = "one.txt"
+    with monkeypatch.context() as patch:
+        patch.setattr(prepare, "encode_passages", None)
+        patch.setattr(skipthoughts, "encode", None)
+        for line, says in (
+                ([*dec, "--n-samples", 100], "'n_samples' is 100"), ([*dec, "--tied", "--no-doutput"], "with doutput"),
+                ([*dec, "--dim", 99999999], "memory"), ([*dec, "--decay-updates", 5], "warmup"),
+                ([*dec, "--label-smoothing", 1.5], "below 1"), ([*dec, "--plot", "one.txt"], "overwritten"),
+                ([*dec, "--label-smoothing", 0.1, "--n-samples", 3], "n_samples 0"),
+                ([*dec, "--put-back", 0.5, "--n-words", 4], "no sentence ends"),
+                (["train", "skipthoughts", "one.txt", "-o", "m", "--n-samples", 100, "--n-words", 50], "'n_samples'"),
+                (["train", "skipthoughts", "one.txt", "-o", "m", "--dim", 99999999], "memory"),
+                (["train", "embedding", "--data", place, "--name", "toy", "-o", "x.npz", "--dim", 99999999], "memory")):
+            assert says in run(*line, fails=1), line
+            assert [path.name for path in tmp_path.iterdir()] == ["one.txt"], line
+        (tmp_path / "m").mkdir()
+        shutil.copy("one.txt", "m/dictionary.txt")
+        assert "overwritten" in run("train", "skipthoughts", "m", "-o", "m", fails=1)
+        (tmp_path / "other.txt").write_text("He said no.")
+        assert "other.txt: has nowhere" in run("train", "skipthoughts", "other.txt", "-o", "m", fails=1)
+        assert [path.name for path in (tmp_path / "m").iterdir()] == ["dictionary.txt"]
+
+
+def test_plots_are_checked_first(place, run, tmp_path):
+    line = ["train", "embedding", "--data", place, "--name", "toy", *TINY, "--updates", 1, "-o", "x.npz", "--plot"]
+    if not pytest.importorskip("importlib.util").find_spec("matplotlib"):
+        assert "storyteller[plot]" in run(*line, "x.png", fails=1)
+        return
+    assert "expected one of" in run(*line, "e.xyz", fails=1) and not list(tmp_path.iterdir())
+    out = run(*line, "x.SVG")
+    assert "1 update, " in out and b"<svg" in (tmp_path / "x.SVG").read_bytes()
+
+
+def test_too_large_a_learning_rate_gives_no_warnings(place, run, recwarn):
+    err = run("train", "skipthoughts", place / "heldout.txt", "-o", "m", *TINY, "--lrate", "1e30", "--warmup", 0,
+              fails=1)
+    assert "smaller lrate" in err and not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
+
+
+def test_transfer_is_refused_before_the_encoding(run, tmp_path, monkeypatch):
+    pytest.importorskip("sklearn")
+    monkeypatch.setattr(prepare, "load_encoder", None)
+    for name in ("plus", "minus"):
+        (tmp_path / name).write_text("the sea\nthe land\n")
+    assert "folds is 5 for 4 rows" in run("evaluate", "mr", "plus", "minus", "--folds", 5, fails=1)
+    (tmp_path / "trec").write_text("LOC:x Where ?\n" * 3)
+    assert "two different labels" in run("evaluate", "trec", "trec", "trec", "--folds", 2, fails=1)
+    (tmp_path / "sick").write_text("pair_ID\tsentence_A\tsentence_B\trelatedness_score\tentailment_judgment\n"
+                                   + "1\ta\tb\t3\tNEUTRAL\n" * 4)
+    assert "all the same" in run("evaluate", "sick", "sick", "sick", "--folds", 2, fails=1)
+    with pytest.raises(SystemExit):
+        run("evaluate", "mr", "plus", "minus", "--folds", 1)
 
 
 def test_mistakes_with_features(place, run, tmp_path):

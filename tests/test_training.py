@@ -149,8 +149,8 @@ def test_through_jax(data, tmp_path, kind):
                                           **options, batches="homogeneous", n_samples=6)
         elif kind == "embedding":
             features = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-            task = tasks.EmbeddingTask(lines[:320], features[:320], words, saveto, (lines[320:], features[320:]),
-                                       **options)
+            task = tasks.EmbeddingTask(lines[:320], features[:320], words, saveto,
+                                       heldout=(lines[320:], features[320:]), **options)
         else:
             task = decoder_task(data, saveto, **options)
         assert trainer.Trainer(task, saveto).run(verbose=False, max_updates=4).updates == 4
@@ -449,7 +449,7 @@ def test_full_disk(data, tmp_path, monkeypatch):
     ({"dims": 3}, "dims"), ({"dim": 0}, "dim"), ({"dim": "large"}, "dim"), ({"lrate": -1.0}, "lrate"),
     ({"optimizer": "sgd"}, "sgd"), ({"batches": "sorted"}, "sorted"),
     ({"n_samples": 14}, "n_samples"), ({"label_smoothing": 2.0}, "smoothing"),
-    ({"decay_updates": 5}, "warms up"), ({"put_back": 1.0}, "put_back"), ({"average": 1.5}, "average"),
+    ({"decay_updates": 5}, "warmup"), ({"put_back": 1.0}, "put_back"), ({"average": 1.5}, "average"),
     ({"tied": True, "doutput": False}, "doutput"),
     ({"maxlen_w": 2}, "maxlen")])
 def test_wrong_options(data, tmp_path, options, says):

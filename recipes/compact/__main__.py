@@ -153,8 +153,8 @@ class Recipe:
                                    {word: int(counts[i]) for word, i in words.items() if i < N_WORDS})
         # Passages of a novel with their own vectors do not tell when enough was learnt about pictures: the last
         # parameters are kept then, not those that write such passages best.
-        task = tasks.DecoderTask(train, rows, saveto, heldout if init is None else None,
-                                 ["<eos>", "UNK", *words][:N_WORDS], counts, init=init,
+        task = tasks.DecoderTask(train, rows, saveto, heldout=heldout if init is None else None,
+                                 vocabulary=["<eos>", "UNK", *words][:N_WORDS], counts=counts, init=init,
                                  decay_updates=UPDATES[stage], **DECODER)
         trainer.Trainer(task, saveto, resume=True).run(max_updates=UPDATES[stage], max_seconds=60 * MINUTES[stage])
 

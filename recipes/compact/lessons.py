@@ -134,8 +134,9 @@ class Lessons:
         with np.load(os.path.join(self.folder, f"{source}.styles.npz")) as found:
             styles = ((found["styles"] - m) @ P).astype(np.float32), found["which"]
         options = {**DECODER, **STAGES[stage], **(LATER.get(stage, {}) if self.number else {})}
-        task = tasks.DecoderTask(train, vectors, saveto, data(f"heldout_{stage}"), ["<eos>", "UNK", *words], counts,
-                                 init=init, styles=styles, **options)
+        task = tasks.DecoderTask(train, vectors, saveto, heldout=data(f"heldout_{stage}"),
+                                 vocabulary=["<eos>", "UNK", *words], counts=counts, init=init, styles=styles,
+                                 **options)
         run = trainer.Trainer(task, saveto, resume=True)
         updates = options["decay_updates"]
         summary = run.run(max_updates=updates, max_seconds=60 * minutes)

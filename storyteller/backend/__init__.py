@@ -185,7 +185,8 @@ def choose_device(cpu_mode: bool = True) -> str:
             reason = "JAX is not installed: `pip install 'storyteller[gpu]'`"
         except RuntimeError as error:  # a GPU plug-in that cannot start
             reason = f"JAX cannot start its GPU: {error}"
-    _log.warning("FLAG_CPU_MODE is False but no GPU is usable, so the CPU is used. %s.", reason)
+    _log.warning("A GPU is asked for (FLAG_CPU_MODE = False, or --device gpu), but none is usable, so the CPU is used. "
+                 "%s.", reason)
     return "cpu"
 
 

@@ -75,6 +75,7 @@ def _run(arguments: list[str]) -> int:
             _check_command(command)
             command = "story"
         options = importlib.import_module(f".{command}", __name__).parser().parse_args(arguments)
+        terminal.check_open()
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(terminal.PrintableFormatter("%(message)s"))
         logging.basicConfig(level=logging.WARNING, handlers=[handler])

@@ -5,8 +5,8 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
 
 from ..errors import StorytellerError
 from ..progress import printable
@@ -20,6 +20,18 @@ _SHOWN = 40             # characters of a wrong value
 
 
 class _Parser(argparse.ArgumentParser):
+    _again = False
+
+    def parse_known_args(self, *arguments: Any) -> Any:     # type: ignore[override]
+        """Files may stand on both sides of an option."""
+        if self._again or self._subparsers:
+            return super().parse_known_args(*arguments)
+        self._again = True      # it is called by what follows
+        try:
+            return self.parse_known_intermixed_args(*arguments)
+        finally:
+            self._again = False
+
     def error(self, message: str) -> NoReturn:
         super().error(printable(message, sys.stderr))
 
@@ -121,7 +133,26 @@ def bounds(options: argparse.Namespace, maxlen: int) -> tuple[int, int]:
     return options.min_words, most
 
 
-def check_folder(path: str) -> None:
-    """Refuse an output whose folder does not exist, before the work is done."""
-    if not os.path.isdir(os.path.dirname(path) or os.curdir):
+def check_output(path: str, inputs: Iterable[str] = ()) -> None:
+    """Refuse an output that cannot be written, or is an input as well, before the work is done.
+
+    Of `inputs` ``-`` is standard input; what does not exist is left to whoever reads it.
+    """
+    if not path:
+        raise UsageError("the name of the output is empty: give the name of a file")
+    if os.path.isdir(path) or path.endswith(os.sep):
+        raise StorytellerError(f"{path}: the output would be a folder; give the name of a file")
+    target = os.path.realpath(path)
+    folder, there = os.path.dirname(target), os.path.exists(target)
+    if not os.path.isdir(folder):
         raise StorytellerError(f"{path}: its folder does not exist; make it or name another")
+    if there and not os.path.isfile(target):    # a device or a pipe
+        folder = target
+    if not os.access(folder, os.W_OK):
+        raise StorytellerError(f"{path}: the output cannot be written, as {folder} may not be written to; name "
+                               "another place")
+    for source in inputs if folder != target and there else ():
+        source = "/dev/stdin" if source == "-" else source
+        if os.path.exists(source) and os.path.samefile(source, target):
+            raise StorytellerError(f"{path}: is read and would be overwritten by the output; name another file for "
+                                   "one of the two")

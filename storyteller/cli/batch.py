@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import StorytellerError
 from ..progress import progress_bar
 from . import UsageError
-from .arguments import check_folder, new_parser, whole
+from .arguments import check_output, new_parser, whole
 from .story import add_telling, load_parts, telling_options
 from .terminal import complain, say
 
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
         raise UsageError("--threads and --dask: give one of them; of a Dask cluster its workers decide "
                          "(dask worker --nthreads 1)")
     telling = telling_options(options)
-    check_folder(options.output)
+    check_output(options.output, [options.from_file] if options.from_file else [])
     if ending == batch.PARQUET:
         batch.check_parquet()
     photos = batch.find_photos(options.photos, not options.quiet)
@@ -142,7 +142,7 @@ def _tell(options: argparse.Namespace, photos: list[str], telling: dict[str, Any
     try:
         if len(rows) < total:
             from .. import generate
-            z = load_parts(options) if options.dask is None else generate.Models(settings, not options.quiet)
+            z = load_parts(options, settings) if options.dask is None else generate.Models(settings, not options.quiet)
             with _executor(options, z) as (executor, ahead), _Progress(rows, total, options.quiet) as progress:
                 for photo, outcome in generate.outcomes(z, todo(), executor, ahead, **telling):
                     row = batch.row_of(str(photo), outcome, states.pop(photo), made_by, options.captions)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import time
 
+from ..progress import counted
 from .arguments import new_parser
 from .terminal import say, say_json
 
@@ -29,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
         if options.json:
             say_json({"folder": str(folder), "freed": freed, "left": [str(entry.path) for entry in left]})
             return 0
-        say(f"{folder}: {len(found) - len(left)} files removed, {_megabytes(freed)}")
+        say(f"{folder}: {counted(len(found) - len(left), 'file')} removed, {_megabytes(freed)}")
         for entry in left:
             say(f"left, as it is in use or belongs to someone else: {entry.path}")
         return 0
@@ -41,7 +42,8 @@ def run(options: argparse.Namespace) -> int:
         say(f"{_megabytes(entry.size):>12s}  {_age(time.time() - entry.made):>8s}  {entry.what}\n"
             f"{'':24s}{entry.path.name}")
     total = _megabytes(sum(entry.size for entry in found))
-    say(f"{folder}: {len(found)} files, {total}" + ("; `storyteller cache clear` removes them" if found else ""))
+    say(f"{folder}: {counted(len(found), 'file')}, {total}"
+        + ("; `storyteller cache clear` removes them" if found else ""))
     return 0
 
 

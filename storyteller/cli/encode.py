@@ -3,7 +3,8 @@ from __future__ import annotations
 
 import argparse
 
-from .arguments import check_folder, new_parser, whole
+from ..progress import counted
+from .arguments import check_output, new_parser, whole
 from .terminal import say, standard_input
 
 
@@ -27,12 +28,12 @@ def run(options: argparse.Namespace) -> int:
 
     from .. import files, skipthoughts, text
     from ..generate import Models
+    check_output(options.output, [options.text])
     lines = text.read_lines(standard_input("text") if options.text == "-" else options.text)
-    check_folder(options.output)
     z = Models(options.config, verbose=not options.quiet)
     vectors = skipthoughts.encode(z["stv"], lines, use_norm=not options.no_norm, use_eos=options.eos,
                                   batch_size=options.batch_size, verbose=not options.quiet)
     with files.write_atomically(options.output) as file:
         np.save(file, vectors, allow_pickle=False)
-    say(f"{options.output}: {vectors.shape[0]} vectors of {vectors.shape[1]} numbers")
+    say(f"{options.output}: {counted(len(vectors), 'vector')}, {vectors.shape[1]}-dimensional")
     return 0

@@ -3,12 +3,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..errors import StorytellerError
+from ..progress import counted
 from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, device_of, new_parser, subcommands, whole
 from .terminal import say, say_json
 
@@ -60,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
                    aliases=aliases)
         for file in files:
             one.add_argument(file.lower(), metavar=file)
-        one.add_argument("--folds", type=whole(), default=10, metavar="N", help="of the cross-validation "
+        one.add_argument("--folds", type=whole(2), default=10, metavar="N", help="of the cross-validation "
                           "(default: %(default)s)")
         add_skipthoughts(one)
         parsers.append(one)
@@ -85,10 +87,10 @@ def _evaluate_retrieval(options: argparse.Namespace) -> int:
     captions = text.read_captions(options.captions, aligned=True)
     features = prepare.read_features(options.features, captions, options.captions, shared=True)
     per_image = evaluation.captions_per_image(features, len(captions))
+    images = embedding.encode_images(model, features)       # first, as they may not fit the model
     sentences = embedding.encode_sentences(model, captions, not options.quiet)
-    images = embedding.encode_images(model, features)
     values: dict[str, Any] = {"images": len(captions) // per_image, "captions": len(captions)}
-    lines = [f"{values['images']} images, {values['captions']} captions"]
+    lines = [f"{counted(values['images'], 'image')}, {counted(len(captions), 'caption')}"]
     for name, rank in (("i2t", evaluation.i2t), ("t2i", evaluation.t2i)):
         r1, r5, r10, median = rank(images, sentences, per_image=per_image)
         values[name] = {"R@1": r1, "R@5": r5, "R@10": r10, "median rank": median}
@@ -120,7 +122,7 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
     unknown = sum(int((sequence == 1).sum()) for sequence in sequences) / n_words
     values: dict[str, Any] = {"passages": len(passages), "words": n_words, "unknown": 100 * unknown,
                               "perplexity": value}
-    lines = [f"{len(passages)} passages, {n_words:,} words with ends, {100 * unknown:.2f} % of them UNK",
+    lines = [f"{counted(len(passages), 'passage')}, {n_words:,} words with ends, {100 * unknown:.2f} % of them UNK",
              f"perplexity {value:.2f} a word"]
     again = []
     with progress_bar(min(len(passages), options.reconstruct), "writing passages again", "passage",
@@ -132,8 +134,8 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
         values["reconstructed"] = len(again)
         values["bleu"] = evaluation.bleu(passages[:len(again)], again)
         values["examples"] = [{"passage": a, "again": b} for a, b in zip(passages[:3], again)]
-        lines += [f"BLEU {values['bleu']:.2f} of {len(again)} passages written from their own vectors, beam width "
-                  f"{options.beam_width}"]
+        lines += [f"BLEU {values['bleu']:.2f} of {counted(len(again), 'passage')} written from their own vectors, "
+                  f"beam width {options.beam_width}"]
         for example in values["examples"]:
             lines += ["", f"  passage: {example['passage']}", f"  again:   {example['again']}"]
     return _show(options, values, lines)
@@ -178,6 +180,7 @@ def _evaluate_trec(options: argparse.Namespace) -> int:
     from .. import evaluation
     evaluation.need_sklearn()
     (texts, labels), (test_texts, test_labels) = map(evaluation.load_trec, (options.train, options.test))
+    evaluation.check_labels(labels, options.folds)
     X, test_X = _features_of(options, texts, test_texts)
     return _accuracy(options, "TREC", evaluation.classify(X, labels, options.folds, test_vectors=test_X,
                                                           test_labels=test_labels))
@@ -187,6 +190,7 @@ def _evaluate_binary(options: argparse.Namespace) -> int:
     from .. import evaluation
     evaluation.need_sklearn()
     texts, labels = evaluation.load_binary(options.positive, options.negative)
+    evaluation.check_labels(labels, options.folds)
     X, = _features_of(options, texts)
     return _accuracy(options, options.what.upper(), evaluation.classify(X, labels, options.folds))
 
@@ -195,6 +199,7 @@ def _evaluate_msrp(options: argparse.Namespace) -> int:
     from .. import evaluation
     evaluation.need_sklearn()
     (a, b, labels), (c, d, test_labels) = map(evaluation.load_msrp, (options.train, options.test))
+    evaluation.check_labels(labels, options.folds)
     va, vb, vc, vd = _features_of(options, a, b, c, d)
     return _accuracy(options, "MSRP", evaluation.classify(
         evaluation.pair_features(va, vb), labels, options.folds, test_vectors=evaluation.pair_features(vc, vd),
@@ -205,10 +210,13 @@ def _evaluate_sick(options: argparse.Namespace) -> int:
     from .. import evaluation
     evaluation.need_sklearn()
     (a, b, scores, _), (c, d, test_scores, _) = map(evaluation.load_sick, (options.train, options.test))
+    evaluation.check_scores(scores, options.folds)
     # The original's eval_sick reads an end mark, unlike its other tasks.
     va, vb, vc, vd = _features_of(options, a, b, c, d, use_eos=True)
     result = evaluation.relatedness(evaluation.pair_features(va, vb), scores, evaluation.pair_features(vc, vd),
                                     test_scores, options.folds)
+    correlation = f"Pearson {result['pearson']:.4f}, Spearman {result['spearman']:.4f}"
+    if math.isnan(result["pearson"]):
+        correlation = "no correlation, as the scores of the test set, or those that were told, are all the same"
     return _show(options, {"task": "SICK", **result, "n": len(c)}, [
-        f"SICK: Pearson {result['pearson']:.4f}, Spearman {result['spearman']:.4f}, MSE {result['mse']:.4f} of "
-        f"{len(c)} pairs"])
+        f"SICK: {correlation}, MSE {result['mse']:.4f} of {counted(len(c), 'pair')}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -11,10 +12,11 @@ from .. import __version__
 from ..errors import StorytellerError
 from ..progress import progress_bar
 from . import UsageError
-from .arguments import check_folder, new_parser, real, whole
+from .arguments import check_output, new_parser, real, whole
 from .terminal import complain, say, say_json, standard_input
 
 if TYPE_CHECKING:
+    from ..config import Config
     from ..generate import Models
     from ..stories import Story
 
@@ -100,74 +102,152 @@ def telling_options(options: argparse.Namespace) -> dict[str, Any]:
             "candidates": options.candidates, "prose": options.prose, "strict": options.strict}
 
 
-def load_parts(options: argparse.Namespace) -> Models:
-    """Everything that a story needs, with the threads of ``--threads``."""
+def load_parts(options: argparse.Namespace, settings: Config) -> Models:
+    """Everything that a story needs, with the threads of ``--threads``, once the style is known to be there."""
     from .. import generate, workers
+    from .. import style as styles
+    path = options.style
+    if path is not None:
+        path = path if os.path.isfile(path) else settings.style_path(path)
+        styles.load(path)
     workers.limit_threads(options.threads or 1)
-    z = generate.load_all(options.config, verbose=not options.quiet)
+    z = generate.load_all(settings, verbose=not options.quiet)
     workers.limit_threads(options.threads or 1)      # of the libraries that came with the parts, too
+    if path is not None:
+        styles.load(path, z["stv"].dim)     # an error that is told once, not for every picture
     return z
 
 
 def run(options: argparse.Namespace) -> int:
     """Tell the stories."""
     telling = telling_options(options)
-    if options.html:
-        check_folder(options.html)
     images = options.images
     if images.count("-") > 1:
         raise UsageError("standard input holds one picture: give - once")
-    from .. import generate
-    z, failed = load_parts(options), 0
+    if options.html is not None:
+        check_output(options.html, images)
+        _check_page(options.html)
+    from .. import config, generate
+    settings = config.load(options.config)
+    drawn = settings.telling.get("candidates", 0) if options.candidates is None else options.candidates
+    if options.n_best > options.beam_width + drawn and not options.sample:
+        raise UsageError(f"--n-best is {options.n_best}, but a --beam-width of {options.beam_width} finds no more than "
+                         "that: give a wider beam or a smaller number")
+    sources = _sources(images)
+    if not sources:
+        return 1
+    z, failed = load_parts(options, settings), len(images) - len(sources)
     shown = not options.quiet and len(images) > 1
-    with _Page(options.html) as page, progress_bar(len(images), "telling stories", "picture", shown) as bar:
-        for image in images:
+    with _Page(options.html) as page, progress_bar(len(sources), "telling stories", "picture", shown) as bar:
+        for name, source in sources:
             try:
-                source = standard_input("a picture") if image == "-" else image
                 story = generate.story(z, source, n_best=options.n_best, show=False, **telling)
             except StorytellerError as error:
-                name = "standard input" if image == "-" else image
-                told = f"{error}" if os.path.basename(name) in str(error) else f"{name}: {error}"
-                if len(images) == 1:
-                    raise StorytellerError(told) from error
                 failed += 1
                 with bar.external_write_mode(file=sys.stderr):
-                    complain(told)
+                    complain(_named(error, name))
                 bar.set_postfix(failed=failed, refresh=False)
             else:
                 with bar.external_write_mode(file=sys.stdout):
                     _print(story, options)
                 page.add(story)
             bar.update()
-    if failed:
+    if failed and len(images) > 1:
         complain(f"{failed} of {len(images)} pictures could not be told")
-    return 1 if failed else 0
+    return 1 if failed or page.failed else 0
+
+
+def _sources(images: Sequence[str]) -> list[tuple[str, str | BinaryIO]]:
+    """Name and source of each picture that is there; it is told at once which are not."""
+    from ..images import check_path
+    found: list[tuple[str, str | BinaryIO]] = []
+    for image in images:
+        try:
+            if image == "-":
+                found.append(("standard input", standard_input("a picture")))
+            else:
+                check_path(image)
+                found.append((image, image))
+        except StorytellerError as error:
+            complain(_named(error, image))
+    return found
+
+
+def _named(error: StorytellerError, name: str) -> str:
+    return f"{error}" if os.path.basename(name) in str(error) else f"{name}: {error}"
+
+
+def _check_page(path: str) -> None:
+    """--html may replace an earlier page, but nothing else."""
+    from ..files import sniff
+    kind, phrase = sniff(path)
+    if kind not in ("missing", "empty", "special", "html"):
+        raise StorytellerError(f"{path}: this is {phrase}, which the page of --html would replace; give the page "
+                               "another name")
 
 
 class _Page:
-    """The page of --html, written story by story: whatever ends the telling, it holds what was told."""
+    """The page of --html, written story by story: whatever ends the telling, it holds what was told.
+
+    Attributes
+    ----------
+    failed : bool
+        Whether it could not be written; that is told at the end, and the stories go on.
+    """
 
     def __init__(self, path: str | None):
         self._path, self._writing = path, ExitStack()
-        self._file: BinaryIO | None = None
+        self._file: Any = None
+        self._size = self._stories = 0
+        self._error: Exception | None = None
+
+    @property
+    def failed(self) -> bool:
+        return self._error is not None
 
     def __enter__(self) -> _Page:
         return self
 
     def add(self, story: Story) -> None:
-        if self._path is None:
+        if self._path is None or self._error:
             return
         from .. import files, stories
         between = stories.PAGE_BETWEEN
-        if self._file is None:
-            self._file, between = self._writing.enter_context(files.write_atomically(self._path)), stories.page_start()
-        self._file.write((between + stories.page_part(story)).encode("utf-8"))
+        try:
+            if self._file is None:
+                # Without a buffer, which would still be full when the disk is.
+                page: Any = self._writing.enter_context(files.write_atomically(self._path))
+                self._file = page.raw
+                between = stories.page_start()
+            self._write(between + stories.page_part(story))
+            self._stories += 1
+        except (OSError, StorytellerError) as error:
+            self._error = error
+
+    def _write(self, text: str) -> None:
+        data = text.encode("utf-8")
+        self._file.seek(self._size)
+        written = 0
+        while written < len(data):
+            written += self._file.write(data[written:])
+        self._size += written
 
     def __exit__(self, *error: object) -> None:
         from .. import stories
-        with self._writing:
-            if self._file is not None:
-                self._file.write(stories.PAGE_END.encode("utf-8"))
+        try:
+            with self._writing:
+                if self._file is not None:
+                    self._file.truncate(self._size)     # up to the last whole story
+                    try:
+                        self._write(stories.PAGE_END)
+                    except OSError as failure:
+                        self._error = self._error or failure
+        except (OSError, StorytellerError) as failure:
+            self._error, self._stories = self._error or failure, 0
+        if self._error is not None:
+            reason = getattr(self._error, "strerror", None) or self._error
+            told = f"it holds the first {self._stories} of the stories" if self._stories else "there is none"
+            complain(f"{self._path}: the page could not be written in full ({reason}): {told}")
 
 
 def _print(story: Story, options: argparse.Namespace) -> None:

@@ -5,7 +5,8 @@ import argparse
 import os
 from typing import Any
 
-from .arguments import add_common, check_folder, new_parser, whole
+from ..progress import counted
+from .arguments import add_common, check_output, new_parser, whole
 from .terminal import say
 
 
@@ -42,14 +43,13 @@ def run(options: argparse.Namespace) -> int:
     from .. import style
     from ..generate import Models
     from ..training.corpus import books, paragraphs
-    check_folder(options.output)
     files = books(options.texts)
+    check_output(options.output, files)
     z = Models(options.config, verbose=not options.quiet)
     passages = (paragraph for path in files
                 for paragraph in paragraphs(path, normalized=z["stv"].normalize))
     sentences = _reads_means(z.config) if options.sentences is None else options.sentences
     vector = style.make(z["stv"], passages, options.min_words, not options.quiet, sentences)
     style.save(options.output, vector)
-    say(f"{options.output}: style of {len(files)} file{'s' if len(files) > 1 else ''}, "
-        f"{len(vector)} numbers")
+    say(f"{options.output}: style of {counted(len(files), 'file')}, {len(vector)}-dimensional")
     return 0

@@ -35,10 +35,11 @@ def say(text: str) -> None:
 
 
 def say_json(value: Any, indent: int | None = None) -> None:
-    """Print a value as JSON on standard output."""
-    text = json.dumps(value, ensure_ascii=False, indent=indent)
+    """Print a value as JSON on standard output; numbers that JSON cannot express (NaN, infinity) are null."""
+    value = json.loads(json.dumps(value), parse_constant=lambda name: None)
+    text = json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
     # What the stream cannot express is escaped, and so is not lost.
-    say(text if printable(text, sys.stdout) == text else json.dumps(value, indent=indent))
+    say(text if printable(text, sys.stdout) == text else json.dumps(value, indent=indent, allow_nan=False))
 
 
 def complain(text: str) -> None:
@@ -71,6 +72,13 @@ def flush() -> bool:
         complain(f"standard output cannot be written ({error.strerror})")
         return False
     return True
+
+
+def check_open() -> None:
+    """Refuse to work for nobody."""
+    if sys.stdout is None:
+        raise StorytellerError("standard output is closed, so nobody would see what is told: send it somewhere, such "
+                               "as to /dev/null")
 
 
 def occupy_closed() -> None:

@@ -5,12 +5,15 @@ import argparse
 import logging
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ..errors import StorytellerError
+from ..progress import counted
 from . import UsageError
 from .arguments import (
     TEXTS,
@@ -18,7 +21,7 @@ from .arguments import (
     add_device,
     add_skipthoughts,
     bounds,
-    check_folder,
+    check_output,
     device_of,
     new_parser,
     real,
@@ -76,8 +79,7 @@ OPTIONS = {
     "encoder": ("NAME", "gru{}"),
     "decoder": ("NAME", "gru"),
 }
-_CHOICES = {"optimizer": ("adam", "adam_2015"), "encoder": ("gru",), "decoder": ("gru",),
-            "context": ("passage", "sentences"), "batches": ("bucketed", "homogeneous")}
+_CHOICES = {"optimizer": ("adam", "adam_2015"), "encoder": ("gru",), "decoder": ("gru",)}
 _BI_DIM = 1200          # of each direction, as published
 
 
@@ -138,6 +140,7 @@ def _add_training(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], 
     add("--minutes", type=real(0), metavar="M", help="stop after M minutes of this run")
     add_device(parser)
     add("--plot", metavar="FILE.png", help="draw the curves of the log when done (needs storyteller[plot])")
+    from ..training import tasks
     group = parser.add_argument_group("model and training options")
     bow = defaults.keys() >= {"margin"}
     for name, default in defaults.items():
@@ -153,7 +156,7 @@ def _add_training(parser: argparse.ArgumentParser, defaults: Mapping[str, Any], 
         if isinstance(default, bool):
             group.add_argument(*flags, action=argparse.BooleanOptionalAction, **settings)
             continue
-        choices = ("gru", "bow") if name == "encoder" and bow else _CHOICES.get(name)
+        choices = ("gru", "bow") if name == "encoder" and bow else {**_CHOICES, **tasks.CHOICES}.get(name)
         group.add_argument(*flags, type=type(default), metavar=metavar, choices=choices, **settings)
 
 
@@ -169,23 +172,36 @@ def given_options(options: argparse.Namespace, defaults: Mapping[str, Any]) -> d
         raise UsageError(str(error)) from error
 
 
-def _check_start(saveto: str, options: argparse.Namespace) -> None:
+def _check_start(saveto: str, options: argparse.Namespace, inputs: Sequence[str]) -> None:
     """What would only be noticed after hours."""
-    from ..training.trainer import checkpoint_path
+    from ..training.trainer import check_plot, checkpoint_path
     if not saveto.endswith(".npz"):
         raise UsageError(f"{saveto}: expected a name that ends in .npz")
-    check_folder(saveto)
+    check_output(saveto, inputs)
     checkpoint = checkpoint_path(saveto)
     if os.path.exists(checkpoint) and not (options.resume or options.overwrite):
         raise StorytellerError(f"{checkpoint}: a training of {saveto} was begun before; go on with --resume, or "
                                "start anew, losing it, with --overwrite")
-    if options.plot:
-        check_folder(options.plot)
-        try:
-            import matplotlib.figure  # noqa: F401
-        except ImportError as error:
-            raise StorytellerError("--plot takes matplotlib, which is not installed: pip install "
-                                   "'storyteller[plot]'") from error
+    if options.plot is not None:
+        check_output(options.plot, inputs)
+        check_plot(options.plot)
+
+
+@contextmanager
+def _refusing(saveto: str, *made: str) -> Iterator[None]:
+    """Where a training cannot begin, what it has made is removed, but for vectors, which have taken hours."""
+    from ..training.trainer import checkpoint_path, log_path
+    new = [path for path in made if not os.path.lexists(path)]
+    try:
+        yield
+    except (StorytellerError, MemoryError):
+        if not os.path.exists(checkpoint_path(saveto)) and not os.path.exists(log_path(saveto)):
+            for path in new:
+                if os.path.isdir(path) and not any(".vectors.npy" in name for name in os.listdir(path)):
+                    shutil.rmtree(path)
+                elif os.path.isfile(path):
+                    os.remove(path)
+        raise
 
 
 def _train(task: Any, saveto: str, options: argparse.Namespace, measure: str, files: Sequence[str],
@@ -199,15 +215,15 @@ def _train(task: Any, saveto: str, options: argparse.Namespace, measure: str, fi
     seconds = None if options.minutes is None else 60 * options.minutes
     summary = run.run(not options.quiet, options.updates, seconds)
     written = [*files, trainer.log_path(saveto), trainer.checkpoint_path(saveto)]
-    if options.plot:
-        trainer.plot_log(trainer.log_path(saveto), options.plot)
-        written.append(options.plot)
-    epochs = f"{summary.epochs} epoch{'' if summary.epochs == 1 else 's'} finished"
-    say(f"{saveto}: {summary.updates:,} updates, {epochs}, {summary.seconds:,.0f} s "
+    say(f"{saveto}: {counted(summary.updates, 'update')}, {counted(summary.epochs, 'epoch')} finished, "
+        f"{summary.seconds:,.0f} s "
         f"({summary.stopped}); {summary.words_per_second:,.0f} {task.unit}/s in this run")
     say(f"best held-out {measure}: {summary.best:.2f}" if summary.best is not None
         else "nothing was held out: the last parameters were written")
     say("written: " + ", ".join(file for file in written if os.path.exists(file)))
+    if options.plot is not None:
+        trainer.plot_log(trainer.log_path(saveto), options.plot)
+        say(f"written: {options.plot}")
     return 0
 
 
@@ -217,33 +233,35 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
     names = ("bi_skip.npz", "uni_skip.npz")
     saveto, other = (os.path.join(folder, name) for name in (names if o["bidirectional"] else names[::-1]))
     inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
-    try:
-        os.makedirs(folder, exist_ok=True)
-    except OSError as error:
-        raise StorytellerError(f"{folder}: cannot be made a folder ({error.strerror}); name another") from error
-    _check_start(saveto, options)
-    device = device_of(options)
-    work = prepare.WorkFolder(os.path.join(folder, "skipthoughts.data"), verbose)
-    for name, files in zip(("train", "heldout"), inputs):
-        if files:
-            work.texts(name, "sentences", files, partial(corpus.sentence_stream, files))
-    dictionary = os.path.join(folder, "dictionary.pkl")
-    if options.vocab is None and os.path.exists(other) and os.path.exists(dictionary):
-        _log.info("using %s, which %s was trained with", dictionary, other)
-        options.vocab = dictionary
-    if options.init and options.vocab is None:
-        options.vocab = prepare.dictionary_of(options.init, tasks.skipthoughts_dictionary)
-    words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
-    prepare.check_shared(os.path.join(folder, "dictionary.txt"), other, prepare.word_list(words))
-    train = work.corpus("train", words)
-    heldout = work.corpus("heldout", words) if inputs[1] else None
-    frequencies = prepare.count_indices(train, len(words) + 2) if o["n_samples"] else None
-    task = tasks.SkipThoughtsTask(train, folder, prepare.word_list(words), heldout, frequencies, options.init, device,
-                                  **o)
-    table = os.path.join(folder, "btable.npy" if o["bidirectional"] else "utable.npy")
-    status = _train(task, saveto, options, "perplexity",
-                    [saveto, f"{saveto}.pkl", table, os.path.join(folder, "dictionary.txt"), dictionary],
-                    lambda: vocabulary.save_dictionary(dictionary, words, counts))
+    work_folder = os.path.join(folder, "skipthoughts.data")
+    dictionary, listed = (os.path.join(folder, f"dictionary.{ending}") for ending in ("pkl", "txt"))
+    with _refusing(saveto, folder, work_folder, dictionary):
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise StorytellerError(f"{folder}: cannot be made a folder ({error.strerror}); name another") from error
+        _check_start(saveto, options, sum(inputs, []))
+        check_output(listed, sum(inputs, []))
+        device = device_of(options)
+        if options.vocab is None and os.path.exists(other) and os.path.exists(dictionary):
+            _log.info("using %s, which %s was trained with", dictionary, other)
+            options.vocab = dictionary
+        if options.init and options.vocab is None:
+            options.vocab = prepare.dictionary_of(options.init, tasks.skipthoughts_dictionary)
+        work = prepare.WorkFolder(work_folder, verbose)
+        for name, files in zip(("train", "heldout"), inputs):
+            if files:
+                work.texts(name, "sentences", files, partial(corpus.sentence_stream, files))
+        words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
+        prepare.check_shared(listed, other, prepare.word_list(words))
+        train = work.corpus("train", words)
+        heldout = work.corpus("heldout", words) if inputs[1] else None
+        frequencies = prepare.count_indices(train, len(words) + 2) if o["n_samples"] else None
+        task = tasks.SkipThoughtsTask(train, folder, prepare.word_list(words), heldout=heldout, counts=frequencies,
+                                      init=options.init, device=device, **o)
+        table = os.path.join(folder, "btable.npy" if o["bidirectional"] else "utable.npy")
+        status = _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", table, listed, dictionary],
+                        lambda: vocabulary.save_dictionary(dictionary, words, counts))
     say(f"{folder}: is complete, use it as --skipthoughts" if os.path.exists(other) else
         f"still to train into {folder}: {os.path.basename(other)}"
         + (", the same without --bidirectional" if o["bidirectional"] else ", the same with --bidirectional"))
@@ -256,38 +274,39 @@ def _train_decoder(options: argparse.Namespace) -> int:
     if options.embeddings and options.init:
         raise UsageError("--embeddings and --init both say what to start from: give one of them")
     inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
-    _check_start(saveto, options)
+    _check_start(saveto, options, [*inputs[0], *inputs[1], *filter(None, [options.embeddings])])
     device = device_of(options)
     if options.init and options.vocab is None:
         options.vocab = prepare.dictionary_of(options.init, tasks.decoder_dictionary)
     least, most = bounds(options, o["maxlen_w"])
     model, model_key = prepare.load_encoder(options.skipthoughts, options.config, verbose, device)
-    work = prepare.WorkFolder(f"{saveto}.data", verbose)
-    for name, files in zip(("train", "heldout"), inputs):
-        if files:
-            work.texts(name, f"passages {least} {most} of sentences", files,
-                       partial(corpus.passages, files, least, most, tokenized=True, between="\t"))
-    words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
-    o["n_words"] = min(o["n_words"], len(words) + 2)
-    embeddings = None
-    if options.embeddings:
-        vectors = vocabulary.load_word_vectors(options.embeddings)
-        embeddings = vocabulary.initial_vectors(vectors, prepare.word_list(words), o["dim_word"], o["seed"],
-                                                options.embeddings)
-    if options.init:
-        tasks.check_decoder_init({**o, "dimctx": model.dim}, prepare.word_list(words), options.init, saveto)
-    data = []
-    for name, files in zip(("train", "heldout"), inputs):
-        if files:
-            encoded = work.corpus(name, words)
-            data.append((encoded, work.vectors(name, model, model_key, len(encoded), o["context"])))
-    passages, vectors = data[0]
-    frequencies = prepare.count_indices(passages, o["n_words"]) if o["n_samples"] else None
-    task = tasks.DecoderTask(passages, vectors, saveto, data[1] if len(data) > 1 else None, prepare.word_list(words),
-                             frequencies, embeddings, options.init, device=device, **o)
-    dictionary = tasks.decoder_dictionary(saveto)
-    return _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", dictionary],
-                  lambda: vocabulary.save_dictionary(dictionary, words, counts))
+    work_folder, dictionary = f"{saveto}.data", tasks.decoder_dictionary(saveto)
+    with _refusing(saveto, work_folder, dictionary):
+        work = prepare.WorkFolder(work_folder, verbose)
+        for name, files in zip(("train", "heldout"), inputs):
+            if files:
+                work.texts(name, f"passages {least} {most} of sentences", files,
+                           partial(corpus.passages, files, least, most, tokenized=True, between="\t"))
+        words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
+        names = prepare.word_list(words)
+        o["n_words"] = min(o["n_words"], len(names))
+        tasks.check_decoder({**o, "dimctx": model.dim}, names, options.init, saveto)
+        embeddings = None
+        if options.embeddings:
+            given = vocabulary.load_word_vectors(options.embeddings)
+            embeddings = vocabulary.initial_vectors(given, names, o["dim_word"], o["seed"], options.embeddings)
+        data = []
+        for name, files in zip(("train", "heldout"), inputs):
+            if files:
+                encoded = work.corpus(name, words)
+                data.append((encoded, work.vectors(name, model, model_key, len(encoded), o["context"])))
+        passages, vectors = data[0]
+        frequencies = prepare.count_indices(passages, o["n_words"]) if o["n_samples"] else None
+        task = tasks.DecoderTask(passages, vectors, saveto, heldout=data[1] if len(data) > 1 else None,
+                                 vocabulary=names, counts=frequencies, embeddings=embeddings, init=options.init,
+                                 device=device, **o)
+        return _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", dictionary],
+                      lambda: vocabulary.save_dictionary(dictionary, words, counts))
 
 
 def _train_embedding(options: argparse.Namespace) -> int:
@@ -295,7 +314,7 @@ def _train_embedding(options: argparse.Namespace) -> int:
     from ..training import prepare, tasks
     o, saveto = given_options(options, tasks.EMBEDDING), options.output
     pairs = _pairs_of(options)
-    _check_start(saveto, options)
+    _check_start(saveto, options, [file for pair in pairs for file in pair])
     device = device_of(options)
     data: list[tuple[list[str], Any]] = []
     for caption_file, feature_file in pairs:
@@ -307,7 +326,8 @@ def _train_embedding(options: argparse.Namespace) -> int:
     if options.init and options.vocab is None:
         options.vocab = prepare.dictionary_of(options.init, tasks.embedding_dictionary)
     words, _ = prepare.number_words(options.vocab, o["n_words"], data[0][0], not options.quiet)
-    task = tasks.EmbeddingTask(*data[0], words, saveto, data[1] if len(data) > 1 else None, options.init, device, **o)
+    task = tasks.EmbeddingTask(*data[0], words, saveto, heldout=data[1] if len(data) > 1 else None,
+                               init=options.init, device=device, **o)
     return _train(task, saveto, options, "sum of R@1, R@5 and R@10 both ways (at most 600)",
                   [saveto, f"{saveto}.pkl", f"{saveto}.dictionary.pkl"])
 

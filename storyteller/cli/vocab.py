@@ -5,7 +5,8 @@ import argparse
 import itertools
 from collections.abc import Iterable
 
-from .arguments import TEXTS, check_folder, new_parser, whole
+from ..progress import counted
+from .arguments import TEXTS, check_output, new_parser, whole
 from .terminal import say
 
 
@@ -30,14 +31,15 @@ def run(options: argparse.Namespace) -> int:
     """Write the dictionary."""
     from .. import text
     from ..training import corpus, vocabulary
-    check_folder(options.output)
+    files = corpus.books(options.texts)
+    check_output(options.output, files)
     if options.captions:
-        lines = itertools.chain.from_iterable(map(text.read_captions, corpus.books(options.texts)))
+        lines = itertools.chain.from_iterable(map(text.read_captions, files))
         texts: Iterable[str] = map(text.normalize, lines)
     else:
-        texts = corpus.sentence_stream(options.texts)
+        texts = corpus.sentence_stream(files)
     words, counts = vocabulary.build(texts, options.max_words, options.min_count, not options.quiet)
     vocabulary.save_dictionary(options.output, words, counts)
-    say(f"{options.output}: {len(words):,} of {len(counts):,} different words; they are "
+    say(f"{options.output}: {len(words):,} of {counted(len(counts), 'different word')}; they are "
         f"{100 * vocabulary.coverage(words, counts):.2f} % of {sum(counts.values()):,} running words")
     return 0

@@ -78,14 +78,7 @@ def classify(vectors: np.ndarray, labels: Sequence[Any] | np.ndarray, folds: int
     from sklearn.metrics import f1_score
 
     vectors, known = _labelled(vectors, labels, "vectors", "labels")
-    counts: Counter[Any] = Counter(known.tolist())
-    if len(counts) < 2:
-        raise StorytellerError(f"labels has only {next(iter(counts))!r}: expected at least two different labels")
-    _check_folds(folds, len(known))
-    rare, count = min(counts.items(), key=lambda item: item[1])
-    if count < 2:
-        raise StorytellerError(f"label {rare!r} occurs once: expected each at least twice, so that it can be both "
-                               "learned and judged")
+    counts = check_labels(known, folds)
     Cs = _strengths(Cs)
     if (test_vectors is None) != (test_labels is None):
         raise StorytellerError("one of test_vectors and test_labels is missing: give both or none")
@@ -132,7 +125,8 @@ def relatedness(vectors: np.ndarray, scores: Sequence[float] | np.ndarray, test_
     Returns
     -------
     dict
-        'pearson', 'spearman', 'mse' on the test set, and the chosen 'C'.
+        'pearson', 'spearman' (NaN where the test's or the predicted scores are all the same), 'mse' on the test
+        set, and the chosen 'C'.
 
     Raises
     ------
@@ -154,9 +148,7 @@ def relatedness(vectors: np.ndarray, scores: Sequence[float] | np.ndarray, test_
     if X.shape[1] != test_X.shape[1]:
         raise StorytellerError(f"test_vectors have {test_X.shape[1]} columns and vectors {X.shape[1]}: expected "
                                "vectors of one model")
-    _check_folds(folds, len(y))
-    if np.min(y) == np.max(y):
-        raise StorytellerError("scores are all the same: expected different ones to learn from")
+    check_scores(y, folds)
     Cs = _strengths(Cs)
 
     def error(C: float) -> float:
@@ -204,6 +196,26 @@ def _labelled(vectors: np.ndarray, labels: Sequence[Any] | np.ndarray, name: str
     if vectors.dtype.kind not in "fiu" or not np.isfinite(vectors).all():
         raise StorytellerError(f"{name} holds something else than finite numbers: expected sentence vectors")
     return vectors, known
+
+
+def check_labels(labels: Sequence[Any] | np.ndarray, folds: int) -> Counter[Any]:
+    """How often each label occurs; StorytellerError where :func:`classify` could not learn from them."""
+    counts: Counter[Any] = Counter(np.asarray(labels).tolist())
+    if len(counts) < 2:
+        raise StorytellerError(f"labels has only {next(iter(counts), None)!r}: expected at least two different labels")
+    _check_folds(folds, len(labels))
+    rare, count = min(counts.items(), key=lambda item: item[1])
+    if count < 2:
+        raise StorytellerError(f"label {rare!r} occurs once: expected each at least twice, so that it can be both "
+                               "learned and judged")
+    return counts
+
+
+def check_scores(scores: Sequence[float] | np.ndarray, folds: int) -> None:
+    """StorytellerError where :func:`relatedness` could not learn from scores."""
+    _check_folds(folds, len(scores))
+    if np.min(scores) == np.max(scores):
+        raise StorytellerError("scores are all the same: expected different ones to learn from")
 
 
 def _check_folds(folds: int, n: int) -> None:

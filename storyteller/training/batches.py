@@ -244,7 +244,7 @@ class HomogeneousBatches(_Batches):
         self._groups = {length: group for length, group in groups.items() if maxlen is None or length <= maxlen}
         if not self._groups:
             raise StorytellerError(f"no sentence to batch ({self._size} given, maxlen {maxlen}): give more text "
-                                   "or a larger maxlen")
+                                   "or a larger maxlen (--maxlen-w)")
         self._lengths = np.array(list(self._groups))
         self.n_sentences = sum(map(len, self._groups.values()))
         self._first = (dict(self._groups), self._lengths)
@@ -392,7 +392,7 @@ class BucketedBatches(_Batches):
         self.n_sentences = len(self._all)
         if not self.n_sentences:
             raise StorytellerError(f"no sentence to batch ({len(fits)} given, maxlen {maxlen}): give more text "
-                                   "or a larger maxlen")
+                                   "or a larger maxlen (--maxlen-w)")
         self._pools = -(-self.n_sentences // self.pool)
         self.epoch = self.seen = 0
         self._pool = self._position = 0     # the next batch: its pool, its place in the pool

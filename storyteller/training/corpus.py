@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import StorytellerError
 from ..files import TEXT, TEXT_SUFFIXES, check_readable, save_npy_header, write_atomically, wrong_kind
 from ..files import open_text as _open_text
-from ..progress import progress_bar
+from ..progress import counted, progress_bar
 from ..text import each_text, normalize, split_sentences, tokenize_words, word_indices
 
 __all__ = ["EncodedCorpus", "books", "is_heading", "normalize", "open_text", "paragraphs", "passages",
@@ -273,11 +273,7 @@ def sentence_stream(paths: str | os.PathLike | Iterable[str | os.PathLike], layo
 def named(paths: Sequence[str]) -> str:
     """Files as a message names them."""
     others = len(paths) - 1
-    return f"{paths[0]} and {_count(others, 'other file')}" if others else paths[0]
-
-
-def _count(n: int, what: str) -> str:
-    return f"{n} {what}{'' if n == 1 else 's'}"
+    return f"{paths[0]} and {counted(others, 'other file')}" if others else paths[0]
 
 
 def passages(paths: str | os.PathLike | Iterable[str | os.PathLike], min_words: int = 100,
@@ -382,6 +378,8 @@ class EncodedCorpus(Sequence[np.ndarray]):
 
     Attributes
     ----------
+    source : str
+        What messages call it; the path unless given.
     tokens : array (words,) int32
         Of all sentences, one after the other.
     lengths : array (n,) int32
@@ -396,7 +394,7 @@ class EncodedCorpus(Sequence[np.ndarray]):
     def __init__(self, path: str | os.PathLike, source: str | None = None):
         names = _corpus_files(path)
         self.path = os.fspath(path)
-        self._source = source or self.path
+        self.source = source or self.path
         self.tokens = _mapped(names[0], np.int32)
         self._offsets = _mapped(names[1], np.int64)
         lengths = np.diff(self._offsets)
@@ -434,8 +432,8 @@ class EncodedCorpus(Sequence[np.ndarray]):
         words = self.lengths > 0
         rows = np.flatnonzero(words[:-2] & words[1:-1] & words[2:]) + 1  # of fewer than three: none
         if not len(rows):
-            raise StorytellerError(f"{self._source}: has nowhere three sentences in a row ("
-                                   f"{_count(int(words.sum()), 'sentence')}): skip-thoughts learn from "
+            raise StorytellerError(f"{self.source}: has nowhere three sentences in a row ("
+                                   f"{counted(int(words.sum()), 'sentence')}): skip-thoughts learn from "
                                    "neighbours, so give running text")
         return np.asarray(rows, dtype=np.int64)
 

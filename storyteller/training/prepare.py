@@ -19,7 +19,7 @@ import numpy as np
 from .. import backend, cache, files, skipthoughts, style, text
 from .. import config as configs
 from ..errors import StorytellerError
-from ..progress import progress_bar
+from ..progress import counted, progress_bar
 from . import vocabulary
 from .corpus import EncodedCorpus, named
 from .vocabulary import END, UNKNOWN
@@ -78,7 +78,8 @@ def number_words(dictionary: str | None, n_words: int, texts: Iterable[str], ver
     names = [word for word in word_list(words)[2:] if word not in (vocabulary.END, vocabulary.UNKNOWN)]
     words = {word: i for i, word in enumerate(names, start=2)}
     if counts:
-        _log.info("%d words, %.2f %% of the running ones", len(words), 100 * vocabulary.coverage(words, counts))
+        _log.info("%s, %.2f %% of the running ones", counted(len(words), "word"),
+                  100 * vocabulary.coverage(words, counts))
     return words, counts
 
 

@@ -22,8 +22,8 @@ from .corpus import EncodedCorpus
 
 _log = logging.getLogger(__name__)
 
-CONTEXTS = ("passage", "sentences")
 BATCHES = {"bucketed": BucketedBatches, "homogeneous": HomogeneousBatches}
+CHOICES = {"batches": tuple(BATCHES), "context": ("passage", "sentences")}
 HELDOUT_BATCHES = 64  # minibatches at most that a held-out cost is measured on
 _STEPS = 8            # a GPU's minibatches are padded to multiples of so many, for few different shapes
 
@@ -43,12 +43,12 @@ EMBEDDING = {**COMMON, "dim_word": 300, "dim": 1024, "n_words": 20000, "maxlen_w
 
 
 def options_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The defaults with what is given in place, each checked against its default's kind.
+    """The defaults with what is given in place, checked as far as it can be without data.
 
     Raises
     ------
     StorytellerError
-        If an option is unknown or of the wrong kind.
+        If an option is unknown or of the wrong kind, some do not go together, or the model would not fit into memory.
     """
     options = dict(defaults)
     for name, value in given.items():
@@ -67,8 +67,36 @@ def options_of(defaults: Mapping[str, Any], given: Mapping[str, Any]) -> dict[st
                                    + ("at least 1" if positive else "a number of at least 0"))
         if name in SHARES and not value < 1:
             raise StorytellerError(f"option {name!r} is {value}: expected a share below 1")
+        if name in CHOICES and value not in CHOICES[name]:
+            raise StorytellerError(f"option {name!r} is {value!r}: expected one of {', '.join(CHOICES[name])}")
         options[name] = value
+    _check_together(options)
     return options
+
+
+def _check_together(o: Mapping[str, Any]) -> None:
+    if 0 < o["decay_updates"] <= o["warmup"]:
+        raise StorytellerError(f"option 'decay_updates' is {o['decay_updates']}: expected more than the {o['warmup']} "
+                               "updates of warmup, or 0")
+    if "epsilon" in o:
+        losses.WordCost(epsilon=o["epsilon"], smoothing=o["label_smoothing"])
+        if o["label_smoothing"] and o["n_samples"]:
+            raise StorytellerError("label_smoothing needs every word's logit: train with n_samples 0, or without")
+        _check_samples(o["n_samples"], o["n_words"])
+    if o.get("tied") and not o["doutput"]:
+        raise StorytellerError("word vectors cannot be the output layer's weights without a layer of dim_word "
+                               "units before it: train with doutput, or without tied")
+    try:    # a hidden layer's weights, their gradients and the optimiser's two averages
+        np.empty((4, 3, o["dim"], o["dim"] + o["dim_word"]), dtype=np.float32)
+    except (MemoryError, ValueError):
+        raise StorytellerError(f"a model of dim {o['dim']} and dim_word {o['dim_word']} does not fit into this "
+                               "machine's memory: give smaller ones") from None
+
+
+def _check_samples(n_samples: int, n_words: int) -> None:
+    if n_samples >= n_words:
+        raise StorytellerError(f"option 'n_samples' is {n_samples}: expected fewer than the {n_words} words; 0 is the "
+                               "full softmax")
 
 
 class _WordTask(ABC):
@@ -85,11 +113,9 @@ class _WordTask(ABC):
     def _prepare_output(self, counts: np.ndarray | None) -> None:
         """The proposal of a sampled softmax; counts of the vocabulary (n_words,)."""
         self._proposal = None
-        if self.options["n_samples"]:
-            if self.options["n_samples"] >= self.options["n_words"]:
-                raise StorytellerError(f"option 'n_samples' is {self.options['n_samples']}: expected fewer than the "
-                                       f"{self.options['n_words']} words; 0 is the full softmax")
-            o = self.options
+        o = self.options
+        if o["n_samples"]:
+            _check_samples(o["n_samples"], o["n_words"])
             self._proposal = (losses.Proposal.log_uniform(o["n_words"], o["n_samples"]) if counts is None
                               else losses.Proposal.unigram(counts, o["n_samples"], o["sample_power"]))
 
@@ -167,45 +193,36 @@ class DecoderTask(_WordTask):
         If vectors and passages are not equally many, or an option makes no sense.
     """
 
-    def __init__(self, passages: EncodedCorpus, vectors: np.ndarray, saveto: str | os.PathLike,
+    def __init__(self, passages: EncodedCorpus, vectors: np.ndarray, saveto: str | os.PathLike, *,
                  heldout: tuple[EncodedCorpus, np.ndarray] | None = None, vocabulary: Sequence[str] = (),
                  counts: np.ndarray | None = None, embeddings: np.ndarray | None = None,
                  init: str | os.PathLike | None = None, styles: tuple[np.ndarray, np.ndarray] | None = None,
                  device: str = "cpu", **options: Any):
         self.options, self.device = options_of(DECODER, options), device
-        if self.options["context"] not in CONTEXTS:
-            raise StorytellerError(f"option 'context' is {self.options['context']!r}: expected one of "
-                                   f"{', '.join(CONTEXTS)}")
         if init is not None and embeddings is not None:
             raise StorytellerError("both word vectors and a whole model to start from are given: give either "
                                    "embeddings or init")
         for corpus, rows in [(passages, vectors), *([heldout] if heldout else [])]:
             if len(corpus) != len(rows) or rows.ndim != 2:
-                raise StorytellerError(f"{corpus.path}: {len(corpus)} passages, but the vectors have shape "
+                raise StorytellerError(f"{corpus.source}: {len(corpus)} passages, but the vectors have shape "
                                        f"{rows.shape}: expected one row a passage; encode the passages again")
         self.options["dimctx"] = int(vectors.shape[1])
         o = self.options
+        check_decoder(o, vocabulary, init, saveto)
         if o["put_back"]:
-            o["ends"] = text.sentence_ends(list(vocabulary)[:o["n_words"]])
-            if not o["ends"]:
-                raise StorytellerError(f"none of {' '.join(text.SENTENCE_ENDS)} is among the words, so no sentence "
-                                       "ends: give the vocabulary, or put_back=0")
+            o["ends"] = text.sentence_ends(vocabulary[:o["n_words"]])
         else:
             del o["n_sentences"]
-        if o["tied"] and not o["doutput"]:
-            raise StorytellerError("word vectors cannot be the output layer's weights without a layer of dim_word "
-                                   "units before it: train with doutput, or without tied")
         self._styles = styles
         if o["style_share"] and styles is None:
             self._styles = (_mean(vectors)[None], np.zeros(len(vectors), dtype=np.int64))
         self._passages, self._vectors, self._saveto = passages, vectors, os.fspath(saveto)
         self._vocabulary = list(vocabulary)
-        self.batches = _ordered(passages.lengths, o)
+        self.batches = _ordered(passages.source, passages.lengths, o)
         self.params = losses.init_decoder(o["dimctx"], o["dim_word"], o["dim"], o["n_words"],
                                           np.random.default_rng(o["seed"]), o["doutput"], embeddings,
                                           o.get("n_sentences", 0))
         if init is not None:
-            check_decoder_init(o, self._vocabulary, init, self._saveto)
             self.params = _initial(self.params, init, self._saveto)
             self.init_key = cache.fingerprint(*self.params.values())
         if o["tied"]:
@@ -318,7 +335,7 @@ class SkipThoughtsTask(_WordTask):
         output layer.
     """
 
-    def __init__(self, corpus: EncodedCorpus, folder: str | os.PathLike, words: Sequence[str],
+    def __init__(self, corpus: EncodedCorpus, folder: str | os.PathLike, words: Sequence[str], *,
                  heldout: EncodedCorpus | None = None, counts: np.ndarray | None = None,
                  init: str | os.PathLike | None = None, device: str = "cpu", **options: Any):
         self.options, self.device = options_of(SKIPTHOUGHTS, options), device
@@ -329,7 +346,7 @@ class SkipThoughtsTask(_WordTask):
         o["n_words"] = min(o["n_words"], len(self._words))
         # Before the parameters, which take their time: texts that are too short are told at once.
         rows = corpus.triplets()
-        self.batches = _ordered(corpus.triplet_lengths(rows), o, rows)
+        self.batches = _ordered(corpus.source, corpus.triplet_lengths(rows), o, rows)
         rng = np.random.default_rng(o["seed"])
         self.params = losses.init_skipthoughts(o["dim_word"], o["dim"], o["n_words"], rng)
         if o["bidirectional"]:
@@ -443,7 +460,7 @@ class EmbeddingTask:
     init_key = ""
 
     def __init__(self, captions: Sequence[str], features: np.ndarray, worddict: Mapping[str, int],
-                 saveto: str | os.PathLike, heldout: tuple[Sequence[str], np.ndarray] | None = None,
+                 saveto: str | os.PathLike, *, heldout: tuple[Sequence[str], np.ndarray] | None = None,
                  init: str | os.PathLike | None = None, device: str = "cpu", **options: Any):
         self.options, self.device = options_of(EMBEDDING, options), device
         o = self.options
@@ -467,7 +484,7 @@ class EmbeddingTask:
             _check_words(embedding_dictionary(init), text.words_by_index(self._worddict, o["n_words"]), init)
             self.params = _initial(self.params, init, self._saveto)
             self.init_key = cache.fingerprint(*self.params.values())
-        self.batches = _ordered(np.array([len(c) for c in self._captions], dtype=np.int64), o)
+        self.batches = _ordered("the training captions", np.array([len(c) for c in self._captions], dtype=np.int64), o)
         if o["batch_size"] < 2 or self.batches.n_sentences < 2:
             raise StorytellerError(f"{self._saveto}: {self.batches.n_sentences} captions of fewer than "
                                    f"{o['maxlen_w']} words in minibatches of {o['batch_size']}: expected at least two "
@@ -549,9 +566,9 @@ def _check_words(dictionary: str, names: Sequence[str], archive: str | os.PathLi
                                f"only start from {os.fspath(archive)} with the same dictionary and n_words")
 
 
-def check_decoder_init(options: Mapping[str, Any], names: Sequence[str], init: str | os.PathLike,
-                       saveto: str | os.PathLike) -> None:
-    """Whether a decoder can start from another: before anything is made that takes long.
+def check_decoder(options: Mapping[str, Any], names: Sequence[str], init: str | os.PathLike | None,
+                  saveto: str | os.PathLike) -> None:
+    """Whether a decoder of these words can be trained: before anything is made that takes long.
 
     Parameters
     ----------
@@ -559,14 +576,22 @@ def check_decoder_init(options: Mapping[str, Any], names: Sequence[str], init: s
         With dimctx, as saved.
     names : sequence of str
         Words by index; none: the dictionaries are not compared.
-    init, saveto : path
+    init : path, optional
+        The decoder that it starts from.
+    saveto : path
 
     Raises
     ------
     StorytellerError
-        If names, arrays or shapes differ.
+        If options make no sense for so many words, or names, arrays or shapes differ from those of `init`.
     """
     from ..decoder import parameter_shapes
+    _check_samples(options["n_samples"], options["n_words"])
+    if options["put_back"] and not text.sentence_ends(names[:options["n_words"]]):
+        raise StorytellerError(f"none of {' '.join(text.SENTENCE_ENDS)} is among the words, so no sentence ends: give "
+                               "the vocabulary, or put_back=0")
+    if init is None:
+        return
     if len(names):
         _check_words(decoder_dictionary(init), names[:options["n_words"]], init)
     _check_arrays(parameter_shapes({"ends": [0], **options}, init), init, saveto)
@@ -598,12 +623,13 @@ def _initial(params: Mapping[str, np.ndarray], archive: str | os.PathLike, savet
     return files.load_arrays(archive, list(params))
 
 
-def _ordered(lengths: np.ndarray, options: Mapping[str, Any], rows: np.ndarray | None = None) -> Any:
+def _ordered(name: str, lengths: np.ndarray, options: Mapping[str, Any], rows: np.ndarray | None = None) -> Any:
     """The training's minibatches, in the order that the option ``batches`` names."""
-    if options["batches"] not in BATCHES:
-        raise StorytellerError(f"option 'batches' is {options['batches']!r}: expected one of {', '.join(BATCHES)}")
-    return BATCHES[options["batches"]](lengths, options["batch_size"], maxlen=options["maxlen_w"],
-                                       seed=options["seed"], rows=rows)
+    try:
+        return BATCHES[options["batches"]](lengths, options["batch_size"], maxlen=options["maxlen_w"],
+                                           seed=options["seed"], rows=rows)
+    except StorytellerError as error:
+        raise StorytellerError(f"{name}: {error}") from error
 
 
 def _mean(vectors: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ import numpy as np
 
 from .. import files
 from ..errors import StorytellerError
-from ..progress import progress_bar
+from ..progress import counted, progress_bar
 from . import losses, optimise
 
 _log = logging.getLogger(__name__)
@@ -280,8 +280,9 @@ class Trainer:
         log: _Log | None = None
         minibatches = self._minibatches(options["max_epochs"])
         saved = start
-        with _Interruption() as interruption, progress_bar(max_updates, "training", "update", verbose,
-                                                           self.update) as bar:
+        # NumPy would warn of the numbers that are too large, which are told below.
+        with np.errstate(all="ignore"), _Interruption() as interruption, \
+                progress_bar(max_updates, "training", "update", verbose, self.update) as bar:
             while True:
                 # Before a minibatch is drawn: the state in a checkpoint is that after the last update.
                 if interruption.asked:
@@ -290,7 +291,7 @@ class Trainer:
                                  self.update, checkpoint_path(self.saveto))
                     interruption.end()
                 if max_updates is not None and self.update >= max_updates:
-                    stopped = f"{max_updates} updates done"
+                    stopped = f"{counted(max_updates, 'update')} done"
                     break
                 if max_seconds is not None and time.perf_counter() - start > max_seconds:
                     stopped = f"{max_seconds:g} seconds are over"
@@ -301,7 +302,6 @@ class Trainer:
                         raise StorytellerError(f"{self.saveto}: no minibatch of the training data holds anything to "
                                                "learn from: give more data, or a larger maxlen_w or batch_size")
                     break
-                log = log or _Log(log_path(self.saveto), self.update)
                 arrays, weight = found
                 cost, norm = (float(value) for value in self._step(*arrays))
                 if not (np.isfinite(cost) and np.isfinite(norm)):
@@ -317,6 +317,7 @@ class Trainer:
                         row["heldout"] = self._validate()
                     self._since_row = [0.0, 0.0]
                     history.append(row)
+                    log = log or _Log(log_path(self.saveto), before[0])
                     log.write(row)
                     rate = (self._words - before[2]) / max(1e-9, self.seconds - before[1])
                     bar.set_postfix_str(f"cost {row['cost']:.3f}, {rate:,.0f} {self.task.unit}/s, best {self.best}")
@@ -333,9 +334,10 @@ class Trainer:
         if self.update % options["validFreq"] or not self.update:
             value = self._validate()
             # After --minutes or --updates the last measure stands in the log, too, and the cost up to it.
-            if log is not None and (value is not None or self._since_row[1]):
+            if self.update > before[0] and (value is not None or self._since_row[1]):
                 row = {**self._row(norm), "heldout": value}
                 history.append(row)
+                log = log or _Log(log_path(self.saveto), before[0])
                 log.write(row)
         self.save_checkpoint()
         rate = (self._words - before[2]) / max(1e-9, self.seconds - before[1])
@@ -431,6 +433,26 @@ class _Log:
             _log.warning("the training log %s cannot be written (%s); training goes on", self._path, error)
 
 
+def check_plot(output: str | os.PathLike) -> str:
+    """The format of a drawing of a training's curves, which its name says; png for a name without an ending.
+
+    Raises
+    ------
+    StorytellerError
+        If matplotlib is not installed or does not write such pictures.
+    """
+    try:
+        from matplotlib.backend_bases import FigureCanvasBase
+    except ImportError as error:
+        raise StorytellerError("drawing curves takes matplotlib, which is not installed: pip install "
+                               "'storyteller[plot]'") from error
+    ending, known = Path(output).suffix[1:].lower() or "png", FigureCanvasBase.get_supported_filetypes()
+    if ending not in known:
+        raise StorytellerError(f"{os.fspath(output)}: curves cannot be drawn as .{ending}; expected one of "
+                               f"{', '.join(sorted(known))}")
+    return ending
+
+
 def plot_log(path: str | os.PathLike, output: str | os.PathLike) -> None:
     """Draw a training log's curves (needs matplotlib: ``storyteller[plot]``).
 
@@ -440,11 +462,14 @@ def plot_log(path: str | os.PathLike, output: str | os.PathLike) -> None:
         A .csv log.
     output : path
         Picture to write; its ending says in which format.
+
+    Raises
+    ------
+    StorytellerError
+        As :func:`check_plot`; if the log cannot be read, or the picture not written.
     """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise StorytellerError("drawing curves needs matplotlib: `pip install 'storyteller[plot]'`") from error
+    kind = check_plot(output)
+    from matplotlib.figure import Figure
     try:
         with open(path, newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
@@ -461,5 +486,9 @@ def plot_log(path: str | os.PathLike, output: str | os.PathLike) -> None:
             axes.plot(*zip(*points), label=name)
     axes.set_xlabel("update")
     axes.legend()
-    with files.write_atomically(output) as file:
-        figure.savefig(file, format=Path(output).suffix.lstrip(".") or "png")
+    try:
+        with files.write_atomically(output) as file:
+            figure.savefig(file, format=kind)
+    except (RuntimeError, ValueError, OSError) as error:     # some formats take another program
+        raise StorytellerError(f"{os.fspath(output)}: the curves cannot be drawn as .{kind} ({str(error)[:200]}); try "
+                               ".png") from error

@@ -82,7 +82,8 @@ def build(texts: Iterable[str], max_words: int | None = None, min_count: int = 1
     kept = min(kept, sum(count >= min_count for count in counts.values()))
     if not kept:
         raise StorytellerError(f"no word occurs {min_count} times (the most frequent occurs "
-                               f"{max(counts.values())} times): give more text or a smaller min_count")
+                               f"{max(counts.values())} times): give more text or a smaller least "
+                               "count (min_count, --min-count)")
     if max_words is not None and max_words > len(words):
         _log.info("the texts hold %d different words, fewer than the %d asked for.", len(words), max_words)
     return OrderedDict((word, i) for word, i in words.items() if i < kept + 2), counts
