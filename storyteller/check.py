@@ -170,9 +170,9 @@ def _table(path: str, known: dict[str, Any]) -> str:
                      "both from one download")
     encoder = known.get("uni_skip.npz" if name == "utable.npy" else "bi_skip.npz")
     if encoder and len(shape) > 1 and shape[1] != encoder[1]:
-        raise _Wrong(f"{path}: word vectors have {shape[1]} numbers, the encoder reads {encoder[1]}; take "
-                     "both from one download")
-    kind = "pickled, will be converted once" if pickled else f"{shape[1]} numbers each"
+        raise _Wrong(f"{path}: word vectors are {shape[1]}-dimensional, those of the encoder "
+                     f"{encoder[1]}-dimensional; take both from one download")
+    kind = "pickled, will be converted once" if pickled else f"{shape[1]}-dimensional"
     return f"{shape[0]:,} word vectors, {kind}" + _published(path, pickled and shape[0] == PUBLISHED_ROWS)
 
 
@@ -183,7 +183,7 @@ def _model(part: str, shapes_of: Callable[[dict, str], dict[str, tuple]]) -> Cal
         if path.endswith(".pkl"):
             known[part] = shapes_of(files.load_options(path), path)
             if part == "decoder":
-                _fits(path, "reads vectors of", known[part]["ff_state_W"][0], known)
+                _fits(path, "the vectors that it reads are", known[part]["ff_state_W"][0], known)
             return f"vocabulary of {known[part]['Wemb'][0]:,}"
         if part not in known:
             raise StorytellerError(f"{path}: cannot be checked without its options {path}.pkl; mend those "
@@ -207,14 +207,14 @@ def _fits(path: str, verb: str, dim: int, known: dict[str, Any]) -> None:
     if all(name in known for name in skipthoughts.ENCODERS):
         thought = known["uni_skip.npz"][2] + 2 * known["bi_skip.npz"][2]
         if dim != thought:
-            raise _Wrong(f"{path}: {verb} {dim} numbers, the skip-thoughts models give {thought}; use files "
-                         "that belong together")
+            raise _Wrong(f"{path}: {verb} {dim}-dimensional, the vectors of the skip-thoughts models "
+                         f"{thought}-dimensional; use files that belong together")
 
 
 def _style(path: str, known: dict[str, Any]) -> str:
     dim = len(style.load(path))
-    _fits(path, "has", dim, known)
-    return f"{dim} numbers"
+    _fits(path, "is", dim, known)
+    return f"{dim}-dimensional"
 
 
 def _convnet(path: str, known: dict[str, Any]) -> str:

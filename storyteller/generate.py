@@ -256,11 +256,13 @@ def _check_fit(z: Mapping[str, Any]) -> None:
         if found != dim:
             name = {"dec": "decoder (paths['decmodel'])", "bneg": "caption style (paths['negbias'])",
                     "bpos": "book style (paths['posbias'])"}[key]
-            raise StorytellerError(f"{source}: the {name} is made for thought vectors of {found} numbers, but "
-                                   f"the skip-thoughts model gives {dim}; use files that belong together")
+            raise StorytellerError(f"{source}: the {name} is made for {found}-dimensional thought vectors, "
+                                   f"but the skip-thoughts model gives {dim}-dimensional ones; use files that belong "
+                                   "together")
     if z["vse"].dim_image != z["net"].n_features:
-        raise StorytellerError(f"{source}: the joint embedding (paths['vsemodel']) reads image features of "
-                               f"{z['vse'].dim_image} numbers, but the convnet gives {z['net'].n_features}")
+        raise StorytellerError(f"{source}: the joint embedding (paths['vsemodel']) reads "
+                               f"{z['vse'].dim_image}-dimensional image features, but the convnet gives "
+                               f"{z['net'].n_features}-dimensional ones")
 
 
 def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int = 50, lyric: bool = False, *,

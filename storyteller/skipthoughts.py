@@ -253,8 +253,8 @@ def _load_table(path: str, n_rows: int, dim: int, dictionary: str, verbose: bool
 def _check_table(path: str, found: tuple, expected: tuple, dictionary: str) -> None:
     if tuple(found) != expected:
         raise StorytellerError(
-            f"{path}: holds {found[0]} word vectors of {found[1]} numbers: expected {expected[0]} (the "
-            f"lines of {dictionary}) of {expected[1]} (the model's dim_word); use the files of one download")
+            f"{path}: holds {found[0]} {found[1]}-dimensional word vectors: expected {expected[0]} (the "
+            f"lines of {dictionary}), {expected[1]}-dimensional (the model's dim_word); use the files of one download")
 
 
 def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose: bool = True,

@@ -184,8 +184,10 @@ def test_a_decoder_of_means_of_sentences(place, model, run, tmp_path):
     with np.load(trainer.checkpoint_path(tmp_path / "toy.npz")) as archive:
         best = json.loads(archive["state"].tobytes())["best"]
     assert values["perplexity"] == pytest.approx(best, rel=1e-4)
-    # Another way to make vectors is no continuation.
-    run(*decoder_line(place, model, tmp_path / "toy.npz"), "--max-epochs", "7", "--resume", fails=1)
+    # Another way to make vectors is no continuation, which is told before they are made.
+    vectors = (work / "train.vectors.npy").read_bytes()
+    err = run(*decoder_line(place, model, tmp_path / "toy.npz"), "--max-epochs", "7", "--resume", fails=1)
+    assert "made with context 'sentences'" in err and (work / "train.vectors.npy").read_bytes() == vectors
 
     (tmp_path / "config.py").write_text(f"paths = {dict(skmodels=str(model), sktables=str(model))!r}\n")
     run("style", "make", place / "heldout.txt", "-o", tmp_path / "plain.npy", "--min-words", 1, "--no-sentences")

@@ -298,7 +298,7 @@ def test_initial_vectors(caplog):
     np.testing.assert_allclose(found[4] / found[2, 2], [.3, .4, 0], atol=1e-6)
     again = vocabulary.initial_vectors({"b": given["b"]}, names, 3, seed=1)
     np.testing.assert_array_equal(again[[0, 1, 3]], found[[0, 1, 3]])
-    with raises("v.txt", "3 numbers", "dim_word"):
+    with raises("v.txt", "3-dimensional", "dim_word"):
         vocabulary.initial_vectors(given, names, 4, source="v.txt")
     with raises("v.txt", "none of the model's 2 words"):
         vocabulary.initial_vectors(given, ["<eos>", "UNK"], 3, source="v.txt")

@@ -107,9 +107,9 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
     least, most = bounds(options, int(dec.options.get("maxlen_w") or 100))
     model, _ = prepare.load_encoder(options.skipthoughts, options.config, not options.quiet)
     if model.dim != dec.dimctx:
-        raise StorytellerError(f"{options.model}: reads thought vectors of {dec.dimctx} numbers, but the "
-                               f"skip-thoughts model gives {model.dim}; use the one that the decoder was trained "
-                               "with")
+        raise StorytellerError(f"{options.model}: reads {dec.dimctx}-dimensional thought vectors, but the "
+                               f"skip-thoughts model gives {model.dim}-dimensional ones; use the one that the decoder "
+                               "was trained with")
     stream = corpus.passages(options.texts, least, most, tokenized=True, between="\t")
     passages = list(itertools.islice(stream, options.passages))
     # The vectors that it was trained to write from.

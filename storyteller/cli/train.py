@@ -270,6 +270,7 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
 
 def _train_decoder(options: argparse.Namespace) -> int:
     from ..training import corpus, prepare, tasks, vocabulary
+    from ..training.trainer import check_resume
     o, verbose, saveto = given_options(options, tasks.DECODER), not options.quiet, options.output
     if options.embeddings and options.init:
         raise UsageError("--embeddings and --init both say what to start from: give one of them")
@@ -291,6 +292,8 @@ def _train_decoder(options: argparse.Namespace) -> int:
         names = prepare.word_list(words)
         o["n_words"] = min(o["n_words"], len(names))
         tasks.check_decoder({**o, "dimctx": model.dim}, names, options.init, saveto)
+        if options.resume:
+            check_resume(saveto, {**o, "dimctx": model.dim})
         embeddings = None
         if options.embeddings:
             given = vocabulary.load_word_vectors(options.embeddings)
@@ -321,8 +324,8 @@ def _train_embedding(options: argparse.Namespace) -> int:
         captions = list(map(text.normalize, text.read_captions(caption_file, aligned=True)))
         data.append((captions, prepare.read_features(feature_file, captions, caption_file, shared=bool(data))))
     if len(data) > 1 and data[0][1].shape[1] != data[1][1].shape[1]:
-        raise StorytellerError(f"{pairs[1][1]}: has rows of {data[1][1].shape[1]} numbers, and {pairs[0][1]} of "
-                               f"{data[0][1].shape[1]}; expected features of one network")
+        raise StorytellerError(f"{pairs[1][1]}: has {data[1][1].shape[1]}-dimensional features, and {pairs[0][1]} "
+                               f"{data[0][1].shape[1]}-dimensional ones; expected features of one network")
     if options.init and options.vocab is None:
         options.vocab = prepare.dictionary_of(options.init, tasks.embedding_dictionary)
     words, _ = prepare.number_words(options.vocab, o["n_words"], data[0][0], not options.quiet)

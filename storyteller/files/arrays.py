@@ -300,7 +300,7 @@ def load_vector(path: str | os.PathLike, dim: int | None = None) -> np.ndarray:
     StorytellerError : the file is missing, something else or damaged; it has another dtype or
         shape, or holds NaN or infinity.
     """
-    what = "a vector (a .npy file)" if dim is None else f"a vector of {dim} numbers (a .npy file)"
+    what = "a vector (a .npy file)" if dim is None else f"a {dim}-dimensional vector (a .npy file)"
     where = os.fsdecode(path)
     with open_npy(path, what) as (file, header):
         _check_float(header, where)
@@ -310,7 +310,7 @@ def load_vector(path: str | os.PathLike, dim: int | None = None) -> np.ndarray:
             raise StorytellerError(f"{where}: has shape {_show(shape)}; expected {what}, so check "
                                    "whether files were swapped")
         if dim is not None and size != dim:
-            raise StorytellerError(f"{where}: has {size} numbers; expected {what}, so check whether "
+            raise StorytellerError(f"{where}: is {size}-dimensional; expected {what}, so check whether "
                                    "it was made with another sentence encoder")
         vector = _read_array(file, header, np.float32, where).reshape(-1)
     if not np.isfinite(vector).all():

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
@@ -208,8 +208,8 @@ class Trainer:
             return
         try:
             with np.load(path, allow_pickle=False) as archive:
-                state = json.loads(archive["state"].tobytes())
-                self._check_options(path, state["options"])
+                state = _state(archive)
+                _check_options(path, state["options"], self.task.options)
                 if state["init"] != self.task.init_key:
                     raise StorytellerError(f"{path}: was begun from other initial parameters: resume with the "
                                            "same model to start from (init), or start anew without resuming")
@@ -235,17 +235,6 @@ class Trainer:
                                    "back a copy") from error
         self._written = self.update
         _log.info("resuming after update %d", self.update)
-
-    def _check_options(self, path: str, saved: dict[str, Any]) -> None:
-        given = json.loads(json.dumps(self.task.options))
-        saved = {**{name: value for name, value in NEW_OPTIONS.items() if name in given}, **saved}
-        differing = [name for name in sorted(set(saved) | set(given))
-                     if name not in FREE_OPTIONS and saved.get(name) != given.get(name)]
-        if differing:
-            name = differing[0]
-            raise StorytellerError(f"{path}: was made with {name} {saved.get(name)!r}, and this training has "
-                                   f"{given.get(name)!r}: resume with the same options, or start anew without "
-                                   "resuming")
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -378,6 +367,40 @@ class Trainer:
                 if self._written else "no checkpoint was written yet")
         return StorytellerError(f"{self.saveto}: update {self.update + 1} gave cost {cost} and gradient norm "
                                 f"{norm}; {kept}; train with a smaller lrate or grad_clip")
+
+
+def _state(archive: Any) -> dict[str, Any]:
+    return json.loads(archive["state"].tobytes())
+
+
+def check_resume(saveto: str | os.PathLike, options: Mapping[str, Any]) -> None:
+    """Whether a training can go on with these options, before its data are made; no checkpoint, or one that is
+    damaged, is left to the :class:`Trainer`.
+
+    Raises
+    ------
+    StorytellerError
+        If one differs from that of the checkpoint.
+    """
+    path = checkpoint_path(saveto)
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            saved = _state(archive)["options"]
+    except Exception:   # zip, JSON and array errors of a damaged file
+        return
+    _check_options(path, saved, {name: value for name, value in options.items() if name in {**NEW_OPTIONS, **saved}},
+                   set(saved) - set(options))
+
+
+def _check_options(path: str, saved: Mapping[str, Any], options: Mapping[str, Any],
+                   besides: Collection[str] = ()) -> None:
+    given = json.loads(json.dumps(options))
+    saved = {**{name: value for name, value in NEW_OPTIONS.items() if name in given}, **saved}
+    for name in sorted({*saved, *given} - FREE_OPTIONS - set(besides)):
+        if saved.get(name) != given.get(name):
+            raise StorytellerError(f"{path}: was made with {name} {saved.get(name)!r}, and this training has "
+                                   f"{given.get(name)!r}: resume with the same options, or start anew without "
+                                   "resuming")
 
 
 class _Interruption:

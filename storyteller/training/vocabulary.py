@@ -264,8 +264,8 @@ def initial_vectors(word_vectors: Any, words: Sequence[str], dim: int, seed: int
     """
     names, matrix = _named_rows(word_vectors)
     if matrix.shape[1] != dim:
-        raise StorytellerError(f"{source}: word vectors of {matrix.shape[1]} numbers, but the model's dim_word is "
-                               f"{dim}: set dim_word to {matrix.shape[1]} or give other vectors")
+        raise StorytellerError(f"{source}: the word vectors are {matrix.shape[1]}-dimensional, but the model's "
+                               f"dim_word is {dim}: set dim_word to {matrix.shape[1]} or give other vectors")
     rows = {word: row for row, word in enumerate(names)}
     known = [i for i, word in enumerate(words) if word in rows]
     if not known:
