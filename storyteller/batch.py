@@ -246,16 +246,21 @@ class Rows:
     def take_over(self, keep: Callable[[dict[str, Any]], bool], verbose: bool = True) -> None:
         """Keep the rows in the file that are whole, are of photos that are asked for, and that ``keep`` accepts.
 
+        A power cut may leave zeros, and a killed run a part of a row: these go.
+
         Raises
         ------
         StorytellerError
-            If the file holds rows of photos that still exist but are not asked for.
+            If the file holds something else, or rows of photos that still exist but are not asked for.
         """
         tidy, start = True, 0
         with open(self.path, "rb") as file, progress_bar(
                 os.path.getsize(self.path), "reading rows", "byte", verbose) as bar:
-            for line in file:
+            for number, line in enumerate(file, 1):
                 row = _parsed(line)
+                if row is None and line.strip() and line.endswith(b"\n") and b"\0" not in line:
+                    raise StorytellerError(f"{self.path}: line {number} is no row of `storyteller batch`; check the "
+                                           "name, or give another file")
                 photo = row.get("path") if row else None
                 place = self._place.get(photo, -1) if isinstance(photo, str) else -1
                 if row and photo and place < 0 and os.path.lexists(photo):

@@ -100,7 +100,7 @@ def processes(z: Mapping[str, Any], workers: int, threads: int = 1) -> Iterator[
     import multiprocessing
     from concurrent.futures import ProcessPoolExecutor
     workers, threads = check_count("workers", workers), check_count("threads", threads)
-    fork = sys.platform == "linux" and getattr(z, "device", "cpu") == "cpu"
+    fork = _may_fork(z)
     shared = Shared(z)
     if fork:
         shared.keep()
@@ -115,6 +115,10 @@ def processes(z: Mapping[str, Any], workers: int, threads: int = 1) -> Iterator[
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _may_fork(z: Mapping[str, Any]) -> bool:
+    return sys.platform == "linux" and getattr(z, "device", "cpu") == "cpu"
 
 
 def _begin(shared: Shared, threads: int) -> None:

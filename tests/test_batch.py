@@ -4,6 +4,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import pickle
 import random
 import shutil
 import signal
@@ -109,12 +110,18 @@ def test_stories_of_threads_and_of_processes(compact, folder):
 
 
 def test_another_process_loads_the_models_once(compact):
-    """As it is where workers are not forked."""
-    import pickle
     data = pickle.dumps([workers.Shared(compact)] * 2)
     first, second = (pickle.loads(pickle.dumps(workers.Shared(compact))).z for _ in range(2))
     assert first is second and len(data) < 20_000
     assert one_by_one(first, [ROOT / "images" / "ex1.jpg"]) == one_by_one(compact, [ROOT / "images" / "ex1.jpg"])
+
+
+def test_workers_that_are_not_forked(compact, monkeypatch):
+    monkeypatch.setattr(workers, "_may_fork", lambda z: False)
+    images = [ROOT / "images" / "ex1.jpg", "missing.jpg"]
+    with workers.processes(compact, 1) as pool:
+        told = [outcome for _, outcome in generate.outcomes(compact, images, pool, **FAST)]
+    assert told[0] == one_by_one(compact, images[:1])[0] and isinstance(told[1], StorytellerError)
 
 
 def test_arguments_of_outcomes(compact):
@@ -232,10 +239,14 @@ def test_rows_that_are_not_whole(run):
     before = Path("s.jsonl").read_bytes()
     lines = before.splitlines(keepends=True)
     for damaged in (before[:-1], before[:-100], before[:len(lines[0]) + 7], b"", b"\n",
-                    lines[0] + b"\0" * 50 + b"\n" + lines[2], lines[3] + lines[0] + lines[0], b"{}\n" + lines[1]):
+                    lines[0] + b"\0" * 50 + b"\n" + lines[2], lines[3] + lines[0] + lines[0]):
         Path("s.jsonl").write_bytes(damaged)
         run("photos", "--resume")
         assert Path("s.jsonl").read_bytes() == before
+    for other in (b'{"path": "photos/0.jpg"}\n', lines[0] + b"Dear diary\n" + lines[1], b"[1, 2]\n", b"1\n"):
+        Path("s.jsonl").write_bytes(other)
+        assert cli.main(["batch", "photos", "-o", "s.jsonl", "--resume"]) == 1
+        assert Path("s.jsonl").read_bytes() == other
 
 
 def test_one_batch_at_a_time(run):

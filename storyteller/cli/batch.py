@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -120,6 +121,8 @@ def _tell(options: argparse.Namespace, photos: list[str], telling: dict[str, Any
         raise StorytellerError(f"{sorted(known)[-1]}: is there already; go on with it with --resume, or remove it")
     settings = config.load(options.config)
     settings.require()
+    if options.dask is not None and telling["style"] and os.path.isfile(telling["style"]):
+        telling["style"] = os.path.abspath(telling["style"])
     made_by = _fingerprint(settings, telling, options.captions)
     rows = batch.Rows(path, photos)
     if known:
@@ -131,21 +134,23 @@ def _tell(options: argparse.Namespace, photos: list[str], telling: dict[str, Any
                     and batch.State.of(row["path"], options.check_content).is_of(row))
         rows.take_over(keep, not options.quiet)
     total = len(set(photos))
-    states: dict[Any, State] = {}
+    given: deque[tuple[str, State]] = deque()      # outcomes come in this order
 
     def todo() -> Iterator[str]:
         for photo in dict.fromkeys(photos):
             if photo not in rows:
                 # As it is before it is told: what changes meanwhile will be told again.
-                states[photo] = batch.State.of(photo, options.check_content)
-                yield photo
+                given.append((photo, batch.State.of(photo, options.check_content)))
+                # Workers elsewhere have another current folder.
+                yield photo if options.dask is None else os.path.abspath(photo)
     try:
         if len(rows) < total:
             from .. import generate
             z = load_parts(options, settings) if options.dask is None else generate.Models(settings, not options.quiet)
             with _executor(options, z) as (executor, ahead), _Progress(rows, total, options.quiet) as progress:
-                for photo, outcome in generate.outcomes(z, todo(), executor, ahead, **telling):
-                    row = batch.row_of(str(photo), outcome, states.pop(photo), made_by, options.captions)
+                for _, outcome in generate.outcomes(z, todo(), executor, ahead, **telling):
+                    photo, state = given.popleft()
+                    row = batch.row_of(photo, outcome, state, made_by, options.captions)
                     rows.append(row)
                     progress.update(row)
         rows.finish()
