@@ -90,21 +90,20 @@ def child_dask(n_workers: str, *photos: str) -> dict[str, Any]:
     """Stories of a cluster of so many processes with one thread each."""
     from distributed import LocalCluster
 
-    from storyteller import generate
+    from storyteller import generate, workers
     z = generate.Models({}, verbose=False)
+    shared = workers.Shared(z)
     with LocalCluster(int(n_workers), threads_per_worker=1, processes=True, dashboard_address=None) as cluster, \
             cluster.get_client() as client:
         for address in client.scheduler_info()["workers"]:      # each loads the models
-            client.submit(_first, z, photos[0], workers=[address], pure=False).result()
+            client.submit(_first, shared, photos[0], workers=[address], pure=False).result()
         executor = client.get_executor()
         _timed(z, list(photos[:2 * int(n_workers)]), executor)
         return _timed(z, list(photos), executor)
 
 
-def _first(z: Any, photo: str) -> None:
-    from storyteller import generate, workers
-    shared = workers.Shared(z)
-    shared.keep()
+def _first(shared: Any, photo: str) -> None:
+    from storyteller import generate
     generate.story(shared.z, photo, show=False)
 
 
