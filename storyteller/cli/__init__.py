@@ -9,7 +9,7 @@ from ..errors import StorytellerError
 
 # Whatever else is needed is imported in main, where Ctrl-C is told in a sentence.
 
-COMMANDS = ("batch", "check", "encode", "style", "styles", "vocab", "train", "evaluate", "cache")
+COMMANDS = ("batch", "check", "encode", "style", "styles", "vocab", "train", "evaluate", "cache", "serve")
 
 
 class UsageError(StorytellerError):

@@ -31,6 +31,7 @@ other commands (storyteller COMMAND --help):
   train        train skip-thoughts, a decoder or a joint embedding (docs/training.md)
   evaluate     measure a model
   cache        list or clear what was computed once and kept
+  serve        show a page in the browser (docs/serve.md)
 
 settings: --config FILE, else the file named by STORYTELLER_CONFIG, else ./config.py
 
