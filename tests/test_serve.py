@@ -322,13 +322,6 @@ class TestCommand:
         status, said = self.call(capsys, "--config", tmp_path / "config.py", "--port", 0)
         assert status == 1 and "posbias" in said and "Traceback" not in said
 
-    def test_the_end(self, settings, tmp_path):
-        started = Server(settings, tmp_path, workers=1)
-        workers = started.workers() if os.path.isdir("/proc/self") else []
-        assert started.stop() == 130
-        started.process.stdout.close()
-        assert not [number for number in workers if os.path.exists(f"/proc/{number}")]
-
     @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="no /proc here")
     def test_workers_end_with_a_server_that_is_killed(self, settings, tmp_path):
         started = Server(settings, tmp_path, workers=1)
@@ -372,21 +365,21 @@ def page(browser, server):
 
 def open_page(context, server):
     opened = context.new_page()
-    opened.set_default_timeout(60_000)
+    opened.set_default_timeout(120_000)
     opened.errors = []
     opened.on("pageerror", lambda error: opened.errors.append(str(error)))
     # A status like 422 is logged as an error, too: it is no fault of the page.
     opened.on("console", lambda message: message.type == "error" and "status of 4" not in message.text
               and opened.errors.append(message.text))
     opened.goto(server.address)
-    opened.wait_for_function("document.getElementById('style').options.length == 3")
+    opened.wait_for_selector("#style option:nth-child(3)", state="attached")
     return opened
 
 
 def told(page) -> str:
     """The story, when the page shows it."""
-    page.wait_for_function("!document.body.classList.contains('busy') && "
-                           "(!document.getElementById('told').hidden || document.getElementById('error').innerText)")
+    # By selectors: functions are compiled by eval, which the page's Content-Security-Policy forbids.
+    page.wait_for_selector("body:not(.busy) #told:not([hidden]), body:not(.busy) #error:not(:empty)")
     return page.locator("#story").inner_text() if page.locator("#told").is_visible() else ""
 
 
@@ -411,7 +404,7 @@ class TestPage:
             cells = [cell.inner_text().replace("\N{MINUS SIGN}", "-") for cell in row.locator("td").all()]
             assert float(cells[0]) == pytest.approx(other["similarity"], abs=0.006) and cells[2] == other["text"]
             assert float(cells[1]) == pytest.approx(-other["cost"] / (len(other["passage"].split()) + 1), abs=0.006)
-        assert "Queue: 0 photos waiting, 0 of 2 workers busy." == page.locator("#queue").inner_text()
+        page.wait_for_selector("#queue:has-text('Queue: 0 photos waiting, 0 of 2 workers busy.')")
 
     def test_what_is_seen_is_marked(self, page):
         answer = {"image": "the photo", "style": "romance", "cost": 9.0, "lyric": False, "warnings": [], "timings": {},
@@ -449,7 +442,7 @@ class TestPage:
         page.click("#samples button >> nth=0")
         text = told(page)
         page.click("#copy")
-        page.wait_for_function("document.getElementById('status').innerText")
+        page.wait_for_selector("#status:has-text('Copied.')")
         assert page.evaluate("navigator.clipboard.readText()") == text
         with page.expect_download() as downloaded:
             page.click("#download")
@@ -482,7 +475,7 @@ class TestPage:
             assert told(page)
         bad.write_bytes(PHOTOS[0].read_bytes()[:20000])
         page.set_input_files("#file", bad)
-        page.wait_for_function("document.getElementById('warning').innerText")
+        page.wait_for_selector("#warning:not(:empty)")
         assert told(page) and "truncated" in page.locator("#warning").inner_text()
         page.route("**/story?*", lambda route: route.abort())
         page.set_input_files("#file", PHOTOS[1])
@@ -497,10 +490,9 @@ class TestPage:
         held = []
         page.route("**/story?*", held.append)
         page.click("#samples button >> nth=0")
-        page.wait_for_function("document.getElementById('status').innerText.includes('5 photos waiting in the queue')")
+        page.wait_for_selector("#status:has-text('5 photos waiting in the queue')")
         assert page.locator("#queue").inner_text() == "Queue: 5 photos waiting, 2 of 2 workers busy."
         held[0].fulfill(status=503, json={"error": "5 photos are waiting already: try again in a minute"})
-        page.wait_for_function("document.getElementById('error').innerText")
         assert error(page) == "5 photos are waiting already: try again in a minute."
         page.errors.clear()
 
@@ -573,3 +565,10 @@ class TestPage:
         assert (max(map(int, re.findall(r"\d+", background))) < 60) == (scheme == "dark")
         assert not page.errors
         context.close()
+
+
+def test_the_end(server):
+    """Last: it stops the server of the other tests."""
+    workers = server.workers() if os.path.isdir("/proc/self") else []
+    assert server.stop() == 130
+    assert not [number for number in workers if os.path.exists(f"/proc/{number}")]

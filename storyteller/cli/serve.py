@@ -74,5 +74,5 @@ def _listen(host: str, port: int) -> socket.socket:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
         return socket.create_server(address[:2], family=family)
     except OSError as error:
-        raise StorytellerError(f"--host {host}, --port {port}: the page cannot be offered there ({error.strerror}); give another --port or "
-                               "--host") from error
+        raise StorytellerError(f"--host {host}, --port {port}: the page cannot be offered there ({error.strerror}); "
+                               "give another --port or --host") from error
