@@ -241,11 +241,16 @@ def load_all(config: _config.ConfigLike = None, verbose: bool = True) -> Models:
         If files are missing (all are listed), damaged, or do not fit each other.
     """
     z = Models(config, verbose)
+    load_parts(z)
+    return z
+
+
+def load_parts(z: Models) -> None:
+    """Load the parts of z that are not loaded yet, and check that they fit each other; errors as of load_all."""
     z.config.require()
     for key in z:
         z[key]
     _check_fit(z)
-    return z
 
 
 def _check_fit(z: Mapping[str, Any]) -> None:

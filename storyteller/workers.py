@@ -122,13 +122,19 @@ def _may_fork(z: Mapping[str, Any]) -> bool:
 
 
 def _begin(shared: Shared, threads: int) -> None:
-    """Prepare a worker process."""
+    """Prepare a worker process, with every part loaded."""
+    begin(threads)
+    for key in shared.z:
+        shared.z[key]
+    limit_threads(threads)      # of the libraries that came with the parts, too
+
+
+def begin(threads: int) -> None:
+    """Prepare a worker process: it leaves Ctrl-C to its parent, and ends with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # Ctrl-C is the parent's, which ends the workers
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     logging.getLogger("storyteller").setLevel(logging.ERROR)        # what is to be said of a story, the parent says
-    for key in shared.z:
-        shared.z[key]
     limit_threads(threads)
 
 

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import socket
 
 from ..errors import StorytellerError
@@ -29,6 +28,8 @@ def parser() -> argparse.ArgumentParser:
     add("--port", type=whole(0), default=8000, metavar="N", help="0: any that is free (default: %(default)s)")
     add("--workers", type=whole(), default=1, metavar="N", help="processes that tell stories, each with models of its "
         "own (default: %(default)s)")
+    add("--threads", type=whole(), default=1, metavar="N", help="processors that one story may use (default: "
+        "%(default)s)")
     add("--max-upload", type=real(0), default=20, metavar="MB", help="largest photo (default: %(default)s)")
     add("--max-waiting", type=whole(0), default=32, metavar="N", help="photos that may wait for a worker; more are "
         "refused (default: %(default)s)")
@@ -47,15 +48,13 @@ def run(options: argparse.Namespace) -> int:
     config = configs.load(options.config)
     config.require()
     with _listen(options.host, options.port) as listening:
-        # The workers share the cores.  They read this when they start.
-        threads = max(1, (os.cpu_count() or 1) // options.workers)
-        for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-            os.environ.setdefault(variable, str(threads))
+        from .. import generate
         from ..web.app import MEGABYTE, make_app
         from ..web.workers import Workers
-        workers = Workers(config, options.workers, options.max_waiting)
+        z = generate.Models(config, verbose=not options.quiet)
+        workers = Workers(z, options.workers, options.threads, options.max_waiting)
         try:
-            workers.load(not options.quiet)
+            workers.load()
             app = make_app(workers, round(options.max_upload * MEGABYTE), _LOCAL if options.host in _LOCAL else None)
             server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, log_level="warning",
                                                    timeout_graceful_shutdown=_SECONDS_TO_END))

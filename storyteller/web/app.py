@@ -1,7 +1,6 @@
 """The page and its HTTP interface."""
 # Without `from __future__ import annotations`: FastAPI reads the annotations, and they name local classes.
 import asyncio
-import os
 from contextlib import suppress
 from http import HTTPStatus
 from pathlib import Path
@@ -44,14 +43,9 @@ def page_files() -> dict[str, Path]:
     return {path.name: path for path in [*(here / "page").iterdir(), *sorted(samples.glob("*.jpg"))]}
 
 
-def page_styles(config: Config) -> tuple[list[str], Optional[str]]:
-    """The named styles that stories can be told in, and the one that is told in by default, if it has a name."""
-    def is_file_of(key: str, name: str) -> bool:
-        with suppress(OSError, StorytellerError):
-            return os.path.samefile(config.style_path(name), config.path(key))
-        return False
-    names = [name for name in config.style_names() if not is_file_of("negbias", name)]
-    return names, next((name for name in names if is_file_of("posbias", name)), None)
+def _default_style(config: Config) -> Optional[str]:
+    """The name of the settings' style, if it has one."""
+    return next((name for name in config.style_names() if config.style_path(name) == config.paths.get("posbias")), None)
 
 
 def make_app(workers: Workers, max_upload: int = 20 * MEGABYTE, hosts: Optional[list[str]] = None) -> "FastAPI":
@@ -137,7 +131,7 @@ def make_app(workers: Workers, max_upload: int = 20 * MEGABYTE, hosts: Optional[
     if hosts:
         app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts)
     files = page_files()
-    styles, default_style = page_styles(workers.config)
+    styles, default_style = workers.z.config.style_names(), _default_style(workers.z.config)
 
     def problem(status: int, sentence: str, headers: Optional[dict[str, str]] = None) -> Response:
         return JSONResponse({"error": sentence}, status, headers)

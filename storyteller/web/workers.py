@@ -6,8 +6,6 @@ import io
 import logging
 import multiprocessing
 import os
-import signal
-import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -15,8 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from .. import generate
-from ..config import Config
+from .. import generate, workers
 from ..errors import StorytellerError
 from ..images import FORMATS
 from ..progress import without_warnings
@@ -37,16 +34,18 @@ class Workers:
 
     Parameters
     ----------
-    config : Config
-        Settings: each worker loads the models that they name.
+    z : Models
+        Each worker loads its parts.
     n : int
         Workers.
+    threads : int
+        Of linear algebra, for each.
     most_waiting : int
         Photos that may wait for one.
 
     Attributes
     ----------
-    config, n, most_waiting
+    z, n, most_waiting
     working : int
         Workers that tell a story.
 
@@ -56,22 +55,23 @@ class Workers:
     by the process that takes its place.
     """
 
-    def __init__(self, config: Config, n: int = 1, most_waiting: int = 32):
-        self.config, self.n, self.most_waiting = config, n, most_waiting
+    def __init__(self, z: generate.Models, n: int = 1, threads: int = 1, most_waiting: int = 32):
+        self.z, self.n, self.most_waiting = z, n, most_waiting
+        self._shared, self._threads = workers.Shared(z), threads
         self.working = self._asked = 0
         self._executors = [self._executor() for _ in range(n)]
         self._idle: asyncio.Queue[int] | None = None
 
     def _executor(self) -> ProcessPoolExecutor:
         # Not forked: the server has threads.
-        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), _start, (self.config,))
+        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), workers.begin, (self._threads,))
 
     @property
     def waiting(self) -> int:
         """Photos that wait for a worker."""
         return max(0, self._asked - self.working)
 
-    def load(self, verbose: bool = False) -> list[int]:
+    def load(self) -> list[int]:
         """Start the processes and wait until each has loaded its models.
 
         Returns
@@ -86,8 +86,7 @@ class Workers:
         """
         try:
             # One after the other: the first computes what the others find in the cache.
-            return [executor.submit(_load, self.config, verbose and number == 0).result()
-                    for number, executor in enumerate(self._executors)]
+            return [executor.submit(_load, self._shared, self._threads).result() for executor in self._executors]
         except BrokenProcessPool:
             raise StorytellerError("a worker ended while it loaded the models, perhaps for want of memory: give fewer "
                                    "--workers or close other programs") from None
@@ -132,11 +131,13 @@ class Workers:
         try:
             for _ in range(_ATTEMPTS):
                 try:
-                    return await asyncio.wrap_future(self._executors[number].submit(_told, photo, options))
+                    return await asyncio.wrap_future(self._executors[number].submit(
+                        _told, self._shared, photo, options))
                 except BrokenProcessPool:
                     _log.warning("worker %d has ended; another takes its place", number + 1)
                     self._executors[number].shutdown(wait=False)
                     self._executors[number] = self._executor()
+                    self._executors[number].submit(_load, self._shared, self._threads)
             raise StorytellerError(f"{_Photo.name}: the worker has ended over it {_ATTEMPTS} times, perhaps for want "
                                    "of memory: make the picture smaller")
         finally:
@@ -161,35 +162,17 @@ class _Photo(io.BytesIO):
     name = "the photo"
 
 
-# What runs in a worker.  Its models are set once, before its first story.
-_models: generate.Models | None = None
+# What runs in a worker.
 
-
-def _start(config: Config) -> None:
-    global _models
-    _models = generate.Models(config, verbose=False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)    # Ctrl-C reaches it too, and the server ends it
-    logging.getLogger("storyteller").setLevel(logging.ERROR)    # the answer has the warnings
-    threading.Thread(target=_end_with_server, daemon=True).start()
-
-
-def _end_with_server() -> None:
-    server = multiprocessing.parent_process()
-    if server is not None:
-        server.join()
-        os._exit(1)     # it was killed: nobody waits for the story
-
-
-def _load(config: Config, verbose: bool) -> int:
-    global _models
-    _models = generate.load_all(config, verbose)
+def _load(shared: workers.Shared, threads: int) -> int:
+    generate.load_parts(shared.z)
+    workers.limit_threads(threads)      # of the libraries that came with the parts, too
     return os.getpid()
 
 
-def _told(photo: bytes, options: dict[str, Any]) -> dict[str, Any]:
-    assert _models is not None
+def _told(shared: workers.Shared, photo: bytes, options: dict[str, Any]) -> dict[str, Any]:
     _check_size(photo)
-    return generate.story(_models, _Photo(photo), show=False, **options).to_dict()
+    return generate.story(shared.z, _Photo(photo), show=False, **options).to_dict()
 
 
 def _check_size(photo: bytes) -> None:
