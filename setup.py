@@ -18,9 +18,11 @@ setup(
     license="Apache-2.0",
     license_files=["LICENSE"],
     python_requires=">=3.9,<3.15",
-    packages=find_packages(include=["storyteller", "storyteller.*"]),
+    packages=[*find_packages(include=["storyteller", "storyteller.*"]), "storyteller.web.samples"],
+    package_dir={"storyteller.web.samples": "images"},      # of the page, beside the README's
     package_data={"storyteller": ["py.typed", "data/punkt/*", "compact/*.np[yz]", "compact/*.pkl", "compact/*.txt",
-                                  "compact/NOTICE"]},
+                                  "compact/NOTICE", "web/page/*"],
+                  "storyteller.web.samples": ["*.jpg", "SOURCES.md"]},
     install_requires=[
         f"Theano==1.0.5; {OLD}",
         f"Lasagne==0.1; {OLD}",
@@ -46,6 +48,8 @@ setup(
         "dask": ["distributed>=2023.1"],
         "completion": ["argcomplete>=3"],
         "gpu": [f"jax>=0.4.30; {NEW}"],
+        "web": ["fastapi>=0.115", "uvicorn>=0.30"],
+        "browser": ["playwright>=1.40"],                   # for the tests of the page, with a Chromium
         "test": ["pytest>=7", "h5py>=3.7"],
     },
     entry_points={"console_scripts": ["storyteller=storyteller.cli:main"]},
