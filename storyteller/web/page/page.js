@@ -152,7 +152,11 @@ async function ask() {
 }
 
 // Where a photo comes from.
-$("file").addEventListener("change", () => { if ($("file").files.length) show($("file").files[0]); });
+$("file").addEventListener("change", () => {
+  if (!$("file").files.length) return;
+  show($("file").files[0]);
+  $("file").value = "";     // so that the same file can be chosen again
+});
 document.addEventListener("paste", (event) => take(event.clipboardData, event));
 document.addEventListener("dragover", (event) => { event.preventDefault(); $("drop").classList.add("over"); });
 document.addEventListener("dragleave", () => $("drop").classList.remove("over"));
@@ -164,8 +168,9 @@ function take(data, event) {
 }
 for (const button of document.querySelectorAll("#samples button"))
   button.addEventListener("click", async () => {
+    const before = photo;
     const answer = await fetch(button.dataset.name);
-    if (answer.ok) show(await answer.blob());
+    if (answer.ok && photo === before) show(await answer.blob());
   });
 
 // What is done with it.
