@@ -6,7 +6,6 @@ import codecs
 import gzip
 import importlib
 import io
-import itertools
 import logging
 import lzma
 import os
@@ -27,6 +26,7 @@ MAX_LINE = 1 << 23      # characters: a novel on one line passes, a file without
 
 _HEAD = 1024            # bytes that are looked at
 _BUFFER = 1 << 16
+_BLOCK = 1 << 16       # characters read at a time
 _MEMORY = 1 << 28       # bytes that unpacking may take
 _GROWTH = 100           # no text is packed more than so many times smaller, but for the first
 _FREE = 1 << 24         # characters
@@ -101,40 +101,43 @@ def _lines(stream: BinaryIO, name: str, what: str, invalid: str, newline: str | 
     reader, encoding, packed = _reader(stream, name, what)
     # Bytes that are not UTF-8 become lone surrogates, and are found in the line where they stand.
     lines = io.TextIOWrapper(reader, encoding, "surrogateescape" if "8" in encoding else "strict", newline)
-    warned, size = False, 0
-    for number in itertools.count(1):
+    warned, size, number, rest = False, 0, 0, ""
+    while True:
         try:
-            line = lines.readline(max_line + 1)
+            block = lines.read(_BLOCK)
         except UnicodeDecodeError as error:
-            raise StorytellerError(f"{name}: line {number} is no {encoding.upper()} ({error.reason}); expected {what}, "
-                                   f"so {AGAIN}") from None
+            raise StorytellerError(f"{name}: after line {number} something is no {encoding.upper()} ({error.reason}); "
+                                   f"expected {what}, so {AGAIN}") from None
         except _damage() as error:
             raise _damaged(name, what, error) from error
-        if not line:
-            return
-        size += len(line)
+        size += len(block)
         if packed is not None and size > _FREE + _GROWTH * packed.count:
             raise StorytellerError(f"{name}: unpacks to more than {_GROWTH} times its size, as no text does; expected "
                                    f"{what}, so check whether files were swapped")
-        if line.endswith("\n"):
-            line = line[:-1]
-        elif len(line) > max_line:
-            raise StorytellerError(f"{name}: line {number} has more than {max_line:,} characters; expected {what}, so "
-                                   "check whether files were swapped, or break its lines")
-        if "\0" in line:
-            raise StorytellerError(f"{name}: line {number} holds zero bytes; expected {what}, so check whether files "
-                                   "were swapped; if it is UTF-16 without a byte order mark, save it as UTF-8")
-        if not line.isascii() and (found := re.search("[\udc80-\udcff]", line)):
-            if invalid == "refuse":
-                raise StorytellerError(f"{name}: line {number} is not UTF-8 (byte {ord(found[0]) - 0xdc00:#04x}); "
-                                       f"expected {what}, so {hint}")
-            raw = line.encode("utf-8", "surrogateescape")
-            if invalid == "replace" and not warned:
-                _log.warning("%s is not valid UTF-8, first in line %d: such bytes are read as U+FFFD; save the file as "
-                             "UTF-8.", name, number)
-                warned = True
-            line = raw.decode("latin-1") if invalid == "latin-1" else raw.decode("utf-8", "replace")
-        yield line
+        *found, rest = (rest + block).split("\n")
+        if not block and rest:
+            found.append(rest)
+        for line in found if len(rest) <= max_line else [*found, rest]:
+            number += 1
+            if len(line) > max_line:
+                raise StorytellerError(f"{name}: line {number} has more than {max_line:,} characters; expected {what}, "
+                                       "so check whether files were swapped, or break its lines")
+            if "\0" in line:
+                raise StorytellerError(f"{name}: line {number} holds zero bytes; expected {what}, so check whether "
+                                       "files were swapped; if it is UTF-16 without its mark, save it as UTF-8")
+            if not line.isascii() and (strange := re.search("[\udc80-\udcff]", line)):
+                if invalid == "refuse":
+                    raise StorytellerError(f"{name}: line {number} is not UTF-8 (byte {ord(strange[0]) - 0xdc00:#04x});"
+                                           f" expected {what}, so {hint}")
+                raw = line.encode("utf-8", "surrogateescape")
+                if invalid == "replace" and not warned:
+                    _log.warning("%s is not valid UTF-8, first in line %d: such bytes are read as U+FFFD; save it "
+                                 "as UTF-8.", name, number)
+                    warned = True
+                line = raw.decode("latin-1") if invalid == "latin-1" else raw.decode("utf-8", "replace")
+            yield line
+        if not block:
+            return
 
 
 def _reader(stream: BinaryIO, name: str, what: str) -> tuple[BinaryIO, str, _Counted | None]:
