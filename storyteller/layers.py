@@ -10,8 +10,6 @@ from typing import Any, Callable
 
 import numpy as np
 
-from .text import sorted_batches
-
 
 def dense_shapes(prefix: str, n_in: int | None, n_out: int | None) -> dict[str, tuple]:
     """Names and shapes of a dense layer's parameters (None: any length)."""
@@ -243,34 +241,55 @@ class GRUEncoder(Model):
         sequences : sequence of int arrays
             Rows of ``projected``; one sequence an example.  An empty one gives zeros.
         batch_size : int
-            Sequences that are run side by side.  Does not change results.
+            Steps that are taken side by side.  Does not change results.
         progress : callable, optional
-            Called with the number of sequences done after each batch.
+            Called now and then with the number of sequences done since.
 
         Returns
         -------
         array (len(sequences), dim) float32
+
+        Notes
+        -----
+        A state depends on the words so far alone, so each beginning that sequences share is run once.
         """
         states = np.zeros((len(sequences), self.dim), dtype=np.float32)
-        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        # Sorted by descending length: those still running are always the first rows, so no
-        # step is spent on padding and no mask is needed.
-        for batch in sorted_batches(lengths, batch_size):
-            padded = np.zeros((len(batch), lengths[batch[0]]), dtype=np.int64)
-            for row, i in enumerate(batch):
-                padded[row, :lengths[i]] = sequences[i]
-            h = np.zeros((len(batch), self.dim), dtype=np.float32)
-            running = np.count_nonzero(lengths[batch][None, :] > np.arange(padded.shape[1])[:, None],
-                                       axis=1)
-            for t, n in enumerate(running):
-                if n < len(h):
-                    states[batch[n:len(h)]] = h[n:]
-                    h = h[:n]
-                h = self._step(projected[padded[:n, t]], h)[0]
-            states[batch[:len(h)]] = h
+        # Big-endian bytes sort as the numbers do: those that begin alike come to stand together.
+        keys = [np.asarray(sequence, ">i8").tobytes() for sequence in sequences]
+        order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
+        size = 16 * batch_size      # so few that their states stay small, so many that little is run twice
+        for block in (order[start:start + size] for start in range(0, len(order), size)):
+            states[block] = self._run([sequences[i] for i in block], projected, batch_size)
             if progress is not None:
-                progress(len(batch))
+                progress(len(block))
         return states
+
+    def _run(self, sequences: Sequence[np.ndarray], projected: np.ndarray, batch_size: int) -> np.ndarray:
+        """Final states of sorted sequences: every step takes all different beginnings one word further."""
+        lengths = np.array(list(map(len, sequences)), dtype=np.int64)
+        starts, words = np.cumsum(lengths) - lengths, np.concatenate(sequences)
+        shared = np.array([0, *map(_in_common, sequences, sequences[1:])], dtype=np.int64)
+        states = np.zeros((len(sequences), self.dim), dtype=np.float32)
+        # The rows whose beginning is no other's before them, and the state after it.
+        rows, h = np.zeros(1, dtype=np.int64), states[:1]
+        for t in range(lengths.max()):
+            longer = np.flatnonzero((shared <= t) & (t < lengths))
+            before = np.searchsorted(rows, longer, side="right") - 1
+            rows, after = longer, np.empty((len(longer), self.dim), dtype=np.float32)
+            for part in (slice(start, start + batch_size) for start in range(0, len(rows), batch_size)):
+                after[part] = self._step(projected[words[starts[rows[part]] + t]], h[before[part]])[0]
+            h = after
+            ended = lengths[rows] == t + 1
+            states[rows[ended]] = h[ended]
+        # Of equal sequences the first was run.
+        return states[np.maximum.accumulate(np.where(shared < lengths, np.arange(len(lengths)), 0))]
+
+
+def _in_common(a: np.ndarray, b: np.ndarray) -> int:
+    """How many numbers two sequences begin with alike."""
+    n = min(len(a), len(b))
+    differ = a[:n] != b[:n]
+    return int(differ.argmax()) if differ.any() else n
 
 
 def unit_rows(x: np.ndarray) -> np.ndarray:
