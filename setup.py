@@ -3,9 +3,25 @@
 The engine depends on the Python: Theano 1.0.5 runs on 3.9 and 3.10 (with numpy before 1.24), its
 continuation PyTensor from 3.11 on.
 """
+import re
 from pathlib import Path
 
 from setuptools import find_packages, setup
+
+# The repository's address, such as https://github.com/NAME/storyteller: set it before a release (CONTRIBUTING.md).
+URL = ""
+README = (Path(__file__).parent / "README.md").read_text(encoding="utf-8")
+
+
+def absolute(text: str, url: str) -> str:
+    """A page's links to files of the repository as an index of packages can follow them; without an address, the
+    links' words and no pictures."""
+    if not url:
+        text = re.sub(r"<img\b[^>]*>\n?", "", text)
+        return re.sub(r"\[([^\]]*)\]\((?!https?:|#)[^)]*\)", r"\1", text)
+    text = re.sub(r'(<img\b[^>]*\bsrc=")(?!https?:)', rf"\g<1>{url}/raw/HEAD/", text)
+    return re.sub(r"(\[[^\]]*\]\()(?!https?:|#)", rf"\g<1>{url}/blob/HEAD/", text)
+
 
 OLD, NEW = "python_version < '3.11'", "python_version >= '3.11'"
 
@@ -13,10 +29,14 @@ setup(
     name="storyteller",
     version="0.1.0",
     description="Looks at a picture and tells a short story about it in the style of a book",
-    long_description=(Path(__file__).parent / "README.md").read_text(encoding="utf-8"),
+    long_description=absolute(README, URL),
     long_description_content_type="text/markdown",
+    author="The storyteller authors",
+    url=URL,
+    project_urls={"Changes": f"{URL}/blob/HEAD/CHANGELOG.md", "Issues": f"{URL}/issues"} if URL else {},
+    keywords="image captioning, story generation, skip-thought vectors, visual-semantic embedding, Theano, PyTensor",
     license="Apache-2.0",
-    license_files=["LICENSE"],
+    license_files=["LICENSE", "storyteller/compact/NOTICE"],
     python_requires=">=3.9,<3.15",
     packages=[*find_packages(include=["storyteller", "storyteller.*"]), "storyteller.web.samples"],
     package_dir={"storyteller.web.samples": "images"},      # of the page, beside the README's
@@ -54,7 +74,13 @@ setup(
     },
     entry_points={"console_scripts": ["storyteller=storyteller.cli:main"]},
     classifiers=[
-        "Programming Language :: Python :: 3",
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Intended Audience :: Developers",
+        "Intended Audience :: Science/Research",
+        "Operating System :: OS Independent",
+        *(f"Programming Language :: Python :: 3.{minor}" for minor in range(9, 15)),
         "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
     ],
 )

@@ -70,6 +70,9 @@ class Decoder(Model):
         self._ends = [int(end) for end in options.get("ends", ())]
         self._compile()
 
+    def _summary(self) -> str:
+        return f"{self.dim} units, {len(self.vocabulary):,} words, contexts of {self.dimctx} numbers"
+
     def _compile(self) -> None:
         from . import backend as be
         p = {name: be.shared(value, name) for name, value in self._params.items()}

@@ -81,6 +81,9 @@ class EfficientNetLite0(Model):
         self._params, self._device = params, device
         self._compile()
 
+    def _summary(self) -> str:
+        return f"{self.n_features} features of a picture, its layer {self.default_layer}"
+
     def _compile(self) -> None:
         from . import backend as be
         self._input = be.tensor4("im")

@@ -58,6 +58,10 @@ class JointEmbedding(Model):
         self._gru = GRUEncoder(params, "encoder", device) if "encoder_W" in params else None
         self._compile()
 
+    def _summary(self) -> str:
+        return (f"sentences of {self.n_words:,} words and images of {self.dim_image} features in {self.dim} "
+                "dimensions")
+
     def _compile(self) -> None:
         from . import backend as be
         x = be.matrix("x")

@@ -46,6 +46,9 @@ MOST_CAPTIONS = 10 ** 6     # to think of: the mean of so many says nothing abou
 AHEAD = 64                  # pictures that an executor is given before the first story is told
 # Keys of z whose parts are objects, which remember the settings that they were loaded by.
 _MODELS = ("dec", "stv", "vse", "net")
+# Key of z -> the setting that names its files.
+_SETTINGS = {"stv": "skmodels", "dec": "decmodel", "vse": "vsemodel", "net": "vgg", "cap": "captions",
+             "bneg": "negbias", "bpos": "posbias"}
 
 
 class Models(MutableMapping):
@@ -88,7 +91,8 @@ class Models(MutableMapping):
                 if key not in self._parts:
                     what, load = self._loaders[key]
                     if self._verbose:
-                        inform(_log, "Loading %s...", what)
+                        source = self.config.paths.get(_SETTINGS.get(key, ""))
+                        inform(_log, "Loading %s...%s", what, f" {source}" if source else "")
                     part = load()
                     if key in _MODELS:
                         part.settings = self.config
@@ -711,6 +715,10 @@ def _book_style(z: Mapping[str, Any], style: Style) -> tuple[np.ndarray, str]:
                                    "array (named styles need z from load_all)")
         path = settings.style_path(path)
     return styles.load(path, z["stv"].dim), _style_name(path)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)
 
 
 def _told(z: Mapping[str, Any], name: str, given: Any, otherwise: Any) -> Any:

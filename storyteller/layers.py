@@ -166,6 +166,13 @@ class Model:
         """The originals' keys, and what gives the value of each."""
         return {}
 
+    def _summary(self) -> str:
+        """What the model is, in a few words."""
+        return ""
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self._summary()}>"
+
     def __getitem__(self, key: str) -> Any:
         return self._items()[key]()
 
@@ -217,6 +224,9 @@ class GRUEncoder(Model):
         self.params, self._device = join_gru(params, prefix), device
         self.dim: int = self.params["U"].shape[0]
         self._compile()
+
+    def _summary(self) -> str:
+        return f"{self.dim} units, inputs of {len(self.params['W'])} numbers"
 
     def _compile(self) -> None:
         from . import backend

@@ -72,6 +72,10 @@ class SkipThoughts(Model):
             groups.append([(self.btable, self._bi[0], False), (self.btable, self._bi[1], True)])
         return groups
 
+    def _summary(self) -> str:
+        parts = [name for name, part in (("uni-skip", self._uni), ("bi-skip", self._bi)) if part]
+        return f"{' and '.join(parts)}, {len(self.words):,} words, thought vectors of {self.dim} numbers"
+
     def _items(self) -> dict[str, Callable[[], Any]]:
         tables = {"utable": self.utable, "btable": self.btable}
         options = {"uoptions": self.uoptions, "boptions": self.boptions, "options": self.uoptions or self.boptions}

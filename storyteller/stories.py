@@ -4,6 +4,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import os
 import re
 import sys
 from collections.abc import Iterable
@@ -157,8 +158,11 @@ class Story:
             data = io.BytesIO()
             Image.fromarray(pixels).save(data, "JPEG", quality=88)
             source = base64.b64encode(data.getvalue()).decode()
-            picture = (f'<img alt="{html.escape(_utf8(self.image))}" src="data:image/jpeg;base64,{source}" '
-                       'style="max-width:320px;height:auto;flex:none">')
+            seen = self.captions[0].text if self.captions else self.image
+            # As wide for every picture, so that the stories of a page stand below each other.
+            picture = (f'<div style="flex:0 1 320px"><img alt="{html.escape(_utf8(seen))}" loading="lazy" '
+                       f'width="{pixels.shape[1]}" height="{pixels.shape[0]}" src="data:image/jpeg;base64,{source}" '
+                       'style="max-width:100%;height:auto"></div>')
         name, style = html.escape(_utf8(self.image)), html.escape(_utf8(self.style))
         captions = "".join(f'<li>{html.escape(c.text)} <small>{c.score:.3f}</small></li>'
                            for c in self.captions[:SHOWN_CAPTIONS])
@@ -241,12 +245,16 @@ def page_start(title: str = "Stories") -> str:
     return ('<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{html.escape(title)}</title>'
-            '<style>body{font-family:Georgia,serif;max-width:64em;margin:2em auto;padding:0 1em;'
-            'color:#222;background:#fffdf8}hr{border:0;border-top:1px solid #ddd}'
-            'small,summary,li{color:#666}</style></head>\n'
+            '<style>:root{color-scheme:light dark;--text:#222;--paper:#fffdf8;--quiet:#666;--line:#ddd}'
+            '@media(prefers-color-scheme:dark){:root{--text:#ddd;--paper:#1b1a18;--quiet:#a09c94;--line:#444}}'
+            'body{font-family:Georgia,serif;max-width:64em;margin:2em auto;padding:0 1em;'
+            'color:var(--text);background:var(--paper)}hr{border:0;border-top:1px solid var(--line)}'
+            'h2{font-size:1.1em;font-weight:normal;margin:1em 0 0}h2,p,li{overflow-wrap:anywhere}'
+            'small,summary,li,h2{color:var(--quiet)}</style></head>\n'
             f'<body><h1>{html.escape(title)}</h1>\n')
 
 
 def page_part(story: Story) -> str:
-    """A story of a page."""
-    return printable(story._repr_html_())
+    """A story of a page, headed by its picture's name."""
+    name = html.escape(os.path.basename(_utf8(story.image)) or _utf8(story.image))
+    return printable(f"<article><h2>{name}</h2>{story._repr_html_()}</article>")

@@ -74,6 +74,9 @@ class ConvNet(Model):
         self._shift = np.asarray(spec["shift"], np.float32)[:, None, None]
         self._compile()
 
+    def _summary(self) -> str:
+        return f"{self.n_features} features of a picture, its layer {self.default_layer}"
+
     def _compile(self) -> None:
         from . import backend as be
         self._input = be.tensor4("im")

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pickle
+import re
 import sys
 import types
 import weakref
@@ -90,6 +91,16 @@ def test_a_page_of_other_things_than_stories(wrong):
         stories.html_page(wrong)
 
 
+def test_a_page_that_is_read_aloud_or_in_the_dark():
+    told = [a_story(image=f"photos/{name}.jpg", picture=gradient(*size), captions=[Caption('a "fat" cat & <dog>', 0.5)])
+            for name, size in (("wide", (400, 100)), ("tall", (100, 400)))]
+    page = stories.html_page([*told, a_story(captions=[])])
+    assert re.findall("<h2>(.*?)</h2>", page) == ["wide.jpg", "tall.jpg", "a.jpg"] and page.count("<h1>") == 1
+    assert re.findall('alt="(.*?)"', page) == ["a &quot;fat&quot; cat &amp; &lt;dog&gt;"] * 2 + ["a.jpg"]
+    assert page.count('loading="lazy"') == page.count("<img") == page.count("flex:0 1 320px") == 3
+    assert "prefers-color-scheme:dark" in page
+
+
 def test_no_control_characters(capsys):
     stories.print_story(a_story(captions=[Caption("a \x1b[2Jcat\x9b", 0.5)], passage="b \x1b]0;x\x07 \u202e"))
     out = capsys.readouterr().out
@@ -131,6 +142,21 @@ def test_a_cell_shows_a_story_once(kernel, monkeypatch, capsys):
 
 
 # -- z as a dict ---------------------------------------------------------------------------------------------
+
+def test_the_parts_say_what_they_are(compact, caplog):
+    assert compact._ipython_key_completions_() == ["stv", "dec", "vse", "net", "cap", "cvec", "bneg", "bpos"]
+    for key, says in (("stv", "thought vectors of 1024 numbers"), ("dec", "contexts of 1024 numbers"),
+                      ("vse", "images of 1280 features"), ("net", "1280 features")):
+        shown = repr(compact[key])
+        assert shown.startswith(f"<{type(compact[key]).__name__}: ") and says in shown and len(shown) < 150
+    with caplog.at_level("INFO", "storyteller"):
+        generate.Models({})["bpos"]
+    assert "Loading book style..." in caplog.text and compact.config.paths["posbias"] in caplog.text
+
+
+def test_dir_is_the_public_names():
+    assert dir(generate) == sorted(generate.__all__) and all(hasattr(generate, name) for name in dir(generate))
+
 
 def test_copies_tell_the_same(compact):
     picture, options = gradient(), dict(k=5, bw=3, maxlen=12, show=False, candidates=None)
