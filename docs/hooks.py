@@ -7,16 +7,13 @@ import functools
 import importlib
 import os
 import re
-import sys
 from pathlib import Path
 
+import gallery
+
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
-
-import gallery  # noqa: E402
-
 # No part of the public face: what stands behind the commands, readers of single formats, the engine.
-INTERNAL = re.compile(r"storyteller\.(__main__|(cli|compact|data|web|backend|files)\..*|settings|cli|compact|data)$")
+INTERNAL = re.compile(r"storyteller\.(__main__|(cli|compact|data|web|backend|files)\..*|settings|cli|compact|data|web)$")
 
 # Files outside docs/ that are pages, and what other pages' links to them become.
 PAGES = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md", "tests/goldens/README.md": "goldens.md",
@@ -108,6 +105,6 @@ def documented(name: str) -> list[tuple[str, bool]]:
             for inner in node.body if isinstance(node, ast.ClassDef) else ():
                 if isinstance(inner, ast.FunctionDef) and not inner.name.startswith("_"):
                     bases = getattr(module, node.name).__mro__[1:]
-                    described = any(getattr(vars(base).get(inner.name), "__doc__", None) for base in bases)
+                    described = any(inner.name in vars(base) and vars(base)[inner.name].__doc__ for base in bases)
                     found.append((f"{name}.{node.name}.{inner.name}", bool(ast.get_docstring(inner)) or described))
     return found

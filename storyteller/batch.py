@@ -188,6 +188,7 @@ class State:
 
     @classmethod
     def of(cls, path: str, with_content: bool = False) -> State:
+        """The state of a file as it is now."""
         try:
             found = os.stat(path)
             return cls(found.st_size, found.st_mtime_ns, cache.fingerprint(path) if with_content else None)
@@ -303,6 +304,7 @@ class Rows:
         self._synced = time.monotonic()
 
     def close(self) -> None:
+        """End the file with what was added."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self.sync()

@@ -82,6 +82,7 @@ class NeededFile:
 
     @property
     def found(self) -> bool:
+        """Whether it is there."""
         return self.path is not None and os.path.isfile(self.path)
 
     @property

@@ -71,6 +71,7 @@ class Picture(NamedTuple):
     warnings: tuple[str, ...] = ()
 
     def log_warnings(self) -> None:
+        """Log what is wrong with the picture."""
         for warning in self.warnings:
             _log.warning("%s: %s", short_name(self.name), warning)
 

@@ -253,6 +253,7 @@ class DecoderTask(_WordTask):
         return losses.decoder_inputs()
 
     def inputs(self) -> list[Any]:
+        """Symbolic inputs of a minibatch."""
         from .. import backend as be
         inputs = losses.decoder_inputs()
         if self.options["word_dropout"]:
@@ -262,6 +263,7 @@ class DecoderTask(_WordTask):
         return self._word_inputs(inputs)
 
     def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
+        """The cost of a minibatch as a graph."""
         named = {variable.name: variable for variable in inputs}
         words = self._word_cost(inputs, len(inputs) - bool(self._proposal))
         x, mask, ctx = inputs[:3]
@@ -277,6 +279,7 @@ class DecoderTask(_WordTask):
         return losses.PutBack(o["put_back"], tuple(o["ends"])) if o["put_back"] else None
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
+        """Arrays of a minibatch, and what its cost is a sum over."""
         found = self._arrays(self._passages, self._vectors, rows)
         if found is None:
             return None
@@ -300,9 +303,11 @@ class DecoderTask(_WordTask):
         return {**params, "ff_logit_W": np.ascontiguousarray(params["Wemb"].T)} if self.options["tied"] else params
 
     def save(self, params: dict[str, np.ndarray]) -> None:
+        """The archive, its options and its dictionary, as the loaders read them."""
         _save_model(self._saveto, self._untied(params), self.options)
 
     def sample(self, params: dict[str, np.ndarray]) -> list[str]:
+        """Lines that show what the model does so far."""
         from ..decoder import Decoder, run_sampler
         if not self._shown or not self._vocabulary:
             return []
@@ -392,6 +397,7 @@ class SkipThoughtsTask(_WordTask):
         return inputs + losses.skipthoughts_inputs() if self.options["bidirectional"] else inputs
 
     def inputs(self) -> list[Any]:
+        """Symbolic inputs of a minibatch."""
         return self._word_inputs(self._plain_inputs())
 
     def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
@@ -402,10 +408,12 @@ class SkipThoughtsTask(_WordTask):
         return cost
 
     def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
+        """The cost of a minibatch as a graph."""
         count = 12 if self.options["bidirectional"] else 6
         return self._exact_cost(p, inputs[:count], self._word_cost(inputs, count))
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
+        """Arrays of a minibatch, and what its cost is a sum over."""
         found = self._arrays(self._corpus, rows)
         return None if found is None else (self._with_samples(found[0], rng), found[1])
 
@@ -421,6 +429,7 @@ class SkipThoughtsTask(_WordTask):
             file.write("".join(f"{word}\n" for word in self._words[:len(table)]).encode("utf-8"))
 
     def sample(self, params: dict[str, np.ndarray]) -> list[str]:
+        """Lines that show what the model does so far."""
         return []
 
 
@@ -491,12 +500,15 @@ class EmbeddingTask:
                                    "in a minibatch, since a caption is ranked against the others")
 
     def inputs(self) -> list[Any]:
+        """Symbolic inputs of a minibatch."""
         return losses.embedding_inputs()
 
     def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
+        """The cost of a minibatch as a graph."""
         return losses.embedding_cost(p, *inputs, margin=self.options["margin"])
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
+        """Arrays of a minibatch, and what its cost is a sum over."""
         found = prepare_data([self._captions[i] for i in rows], self.options["maxlen_w"], self.options["n_words"],
                              _multiple(self.device))
         if found is None or len(found[2]) < 2:  # a single pair has nothing to be ranked against
@@ -518,11 +530,13 @@ class EmbeddingTask:
                          for rank in (evaluation.i2t, evaluation.t2i)))
 
     def save(self, params: dict[str, np.ndarray]) -> None:
+        """The archive, its options and its dictionary, as the loaders read them."""
         from .vocabulary import save_dictionary
         save_dictionary(f"{self._saveto}.dictionary.pkl", self._worddict, {})
         _save_model(self._saveto, params, self.options)
 
     def sample(self, params: dict[str, np.ndarray]) -> list[str]:
+        """Lines that show what the model does so far."""
         return []
 
 
