@@ -150,7 +150,7 @@ def _parquet() -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise StorytellerError("Parquet files need PyArrow: pip install 'storyteller[parquet]'") from error
+        raise StorytellerError("Parquet files need PyArrow: pip install pyarrow") from error
     return pyarrow.parquet
 
 

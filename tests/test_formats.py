@@ -739,7 +739,7 @@ def test_keras_links_lead_nowhere(tmp_path):
 def test_keras_without_h5py(tmp_path, monkeypatch):
     path = keras(tmp_path / "vgg19.h5")
     monkeypatch.setitem(sys.modules, "h5py", None)
-    with pytest.raises(StorytellerError, match=r"pip install storyteller\[keras\]"):
+    with pytest.raises(StorytellerError, match=r"pip install h5py"):
         files.load_vgg19(path, MINI)
 
 

@@ -328,7 +328,7 @@ def test_word_vectors(tmp_path):
 
 def test_word_vectors_without_gensim(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "gensim.models", None)
-    with raises("gensim", "pip install 'storyteller"):
+    with raises("gensim", "pip install"):
         vocabulary.load_word_vectors(write(tmp_path / "a.txt", "1 2\nthe 0 1\n"))
     with raises("none.txt", "no such file"):
         vocabulary.load_word_vectors(tmp_path / "none.txt")
@@ -820,5 +820,5 @@ def test_bad_classification():
 
 def test_transfer_without_sklearn(monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with raises("scikit-learn", "pip install 'storyteller"):
+    with raises("scikit-learn", "pip install"):
         evaluation.classify(*separable())

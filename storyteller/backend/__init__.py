@@ -182,7 +182,7 @@ def choose_device(cpu_mode: bool = True) -> str:
                 return "gpu"
             reason = "JAX finds no GPU here: install JAX for your GPU (`pip install 'jax[cuda13]'`)"
         except ImportError:
-            reason = "JAX is not installed: `pip install 'storyteller[gpu]'`"
+            reason = "JAX is not installed: `pip install jax`"
         except RuntimeError as error:  # a GPU plug-in that cannot start
             reason = f"JAX cannot start its GPU: {error}"
     _log.warning("A GPU is asked for (FLAG_CPU_MODE = False, or --device gpu), but none is usable, so the CPU is used. "
@@ -204,7 +204,7 @@ def _mode(device: str) -> Any:
             jax_operations.register()
         except ImportError as error:
             raise StorytellerError(
-                f"device {device!r} needs JAX ({error}): `pip install 'storyteller[gpu]'`") from error
+                f"device {device!r} needs JAX ({error}): `pip install jax`") from error
         return "JAX"
     raise StorytellerError(f"device is {device!r}: expected 'cpu', 'gpu'"
                            + (" or 'jax'" if DIALECT == "pytensor" else ""))

@@ -200,7 +200,7 @@ def _dask(address: str) -> Iterator[tuple[Executor, int]]:
     try:
         from distributed import Client
     except ImportError as error:
-        raise StorytellerError("--dask needs Dask: pip install 'storyteller[dask]'") from error
+        raise StorytellerError("--dask needs Dask: pip install distributed") from error
     try:
         client = Client(address, timeout=10, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:

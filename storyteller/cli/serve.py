@@ -21,7 +21,7 @@ programs send a photo and get the JSON of `storyteller --json`; /openapi.json de
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     made = new_parser("storyteller serve", "Show a page that tells stories about photos, in the browser, on this "
-                      "machine.  Needs the extra: pip install 'storyteller[web]'.  Ctrl-C ends it.", _EPILOG)
+                      "machine.  Needs the extra: pip install fastapi uvicorn.  Ctrl-C ends it.", _EPILOG)
     add = made.add_argument
     add("--host", default="127.0.0.1", metavar="ADDRESS", help="to be reached at; 0.0.0.0 lets others on the network "
         "use the page (default: %(default)s)")
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         import fastapi  # noqa: F401
         import uvicorn
     except ImportError as error:
-        raise StorytellerError(f"the page needs {error.name}: pip install 'storyteller[web]'") from error
+        raise StorytellerError(f"the page needs {error.name}: pip install fastapi uvicorn") from error
     from .. import config as configs
     config = configs.load(options.config)
     config.require()

@@ -184,7 +184,7 @@ def need_sklearn() -> None:
         import sklearn  # noqa: F401
     except ImportError as error:
         raise StorytellerError("transfer evaluation takes scikit-learn, which is not installed: "
-                               "pip install 'storyteller[evaluate]'") from error
+                               "pip install scikit-learn") from error
 
 
 def _labelled(vectors: np.ndarray, labels: Sequence[Any] | np.ndarray, name: str, label_name: str,

@@ -24,7 +24,7 @@ def read_weights(file: BinaryIO, path: Any, wanted: Wanted) -> Iterator[np.ndarr
     try:
         import h5py
     except ImportError as error:
-        raise StorytellerError(f"{path}: is a Keras file, which needs h5py; run: pip install storyteller[keras]"
+        raise StorytellerError(f"{path}: is a Keras file, which needs h5py; run: pip install h5py"
                                ) from error
     try:
         with h5py.File(path, "r") as content:

@@ -201,7 +201,7 @@ def _unpacked(kind: str, head: bytes, packed: BinaryIO, name: str) -> BinaryIO:
     zstd = _zstd()
     if zstd is None:
         raise StorytellerError(f"{name}: is packed with zstandard, which this Python does not read: pip install "
-                               "'storyteller[zstd]', or unpack the file first (zstd -d)")
+                               "backports.zstd, or unpack the file first (zstd -d)")
     return cast(BinaryIO, zstd.ZstdFile(packed))
 
 

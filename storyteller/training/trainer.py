@@ -468,7 +468,7 @@ def check_plot(output: str | os.PathLike) -> str:
         from matplotlib.backend_bases import FigureCanvasBase
     except ImportError as error:
         raise StorytellerError("drawing curves takes matplotlib, which is not installed: pip install "
-                               "'storyteller[plot]'") from error
+                               "matplotlib") from error
     ending, known = Path(output).suffix[1:].lower() or "png", FigureCanvasBase.get_supported_filetypes()
     if ending not in known:
         raise StorytellerError(f"{os.fspath(output)}: curves cannot be drawn as .{ending}; expected one of "

@@ -341,7 +341,7 @@ def load_word_vectors(path: str | os.PathLike, limit: int | None = None) -> Any:
         from gensim.models.fasttext import load_facebook_vectors
     except ImportError as error:
         raise StorytellerError(f"{os.fspath(path)}: reading word vectors takes gensim, which is not installed: "
-                               "pip install 'storyteller[word2vec]'") from error
+                               "pip install gensim") from error
     name = os.fspath(path)
     try:
         if head == b"\xba\x16\x4f\x2f":  # fastText's magic number
