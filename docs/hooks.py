@@ -13,7 +13,7 @@ import gallery
 
 ROOT = Path(__file__).resolve().parent.parent
 # No part of the public face: what stands behind the commands, readers of single formats, the engine.
-INTERNAL = re.compile(r"storyteller\.(__main__|cli|compact|data|settings|web|(cli|compact|data|web|backend|files)\..*)$")
+INTERNAL = re.compile(r"storyteller\.(__main__|settings|(cli|compact|data|web)(\..*)?|(backend|files)\..*)$")
 
 # Files outside docs/ that are pages, and what other pages' links to them become.
 PAGES = {"README.md": "index.md", "benchmarks/README.md": "benchmarks.md", "tests/goldens/README.md": "goldens.md",

@@ -260,8 +260,8 @@ def _open_heif(file: IO[bytes], name: str, kind: str) -> Any:
     try:
         import pillow_heif
     except ImportError as error:
-        raise StorytellerError(f"{name}: this is a picture in {kind} (HEIF), whatever its name: install "
-                               "pillow-heif 'pillow>=11.3' to read such pictures, or save it as JPEG") from error
+        raise StorytellerError(f"{name}: this is a picture in {kind} (HEIF), whatever its name: "
+                               "pip install pillow-heif to read such pictures, or save it as JPEG") from error
     heif = pillow_heif.open_heif(file)      # not its opener, which would be Pillow's from then on
     _check_size(heif.size, name)
     return heif.to_pillow()
