@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import glob
+import importlib
 import re
 import shlex
 import shutil
@@ -77,6 +78,21 @@ def test_snippets_run_as_pasted(page, place, capsys):
                     assert cli.main([*words, *TINY * (words[0] == "train")]) == 0, capsys.readouterr().err
         ran.append(language)
     assert len(ran) > 5 and set(ran) == {"sh", "python"}
+
+
+@pytest.mark.parametrize("page", sorted(page.name for page in (ROOT / "docs").glob("*.md")))
+def test_commands_of_the_documentation_exist(page):
+    """With all their options; what each does is tested with its command."""
+    for language, snippet in snippets(ROOT / "docs" / page):
+        for line in snippet.splitlines() if language == "sh" else ():
+            words = shlex.split(line, comments=True)
+            if words[:1] == ["storyteller"]:
+                command = words.pop(1) if words[1] in cli.COMMANDS else "story"
+                parser = importlib.import_module(f"storyteller.cli.{command}").parser()
+                try:
+                    parser.parse_args(words[1:])
+                except SystemExit:
+                    pytest.fail(f"{page}: {line}")
 
 
 def test_links_of_the_repository_are_not_dead():
