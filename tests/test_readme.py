@@ -109,6 +109,21 @@ def test_links_of_the_repository_are_not_dead():
                     assert anchor in anchors(target), f"{page.name}: {link}"
 
 
+@pytest.mark.parametrize("url", ["", "https://example.org/storyteller"])
+def test_links_of_the_long_description_are_absolute(url, monkeypatch):
+    setuptools, given = pytest.importorskip("setuptools"), {}
+    monkeypatch.setattr(setuptools, "setup", lambda **options: given.update(options))
+    source = (ROOT / "setup.py").read_text(encoding="utf-8")
+    assert re.search(r'^URL = ".*"$', source, re.MULTILINE)
+    source = re.sub(r'^URL = ".*"$', f"URL = {url!r}", source, flags=re.MULTILINE)
+    exec(compile(source, "setup.py", "exec"), {"__file__": str(ROOT / "setup.py")})
+    text = given["long_description"]
+    links = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'\bsrc="([^"]+)"', text)
+    assert all(re.match("https?:|#", link) for link in links)
+    assert (f"{url}/blob/HEAD/docs/compact.md" in links and f"{url}/raw/HEAD/images/ex1.jpg" in links) == bool(url)
+    assert "docs/compact.md" in text and len(text) > 3000
+
+
 def anchors(page: Path) -> set[str]:
     """Of a page's headings, as they are made in Markdown."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
