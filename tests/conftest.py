@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,10 @@ import pytest
 from tests.practice import save_vgg19_pickle, vgg19_weights, write_settings
 
 GOLDENS = Path(__file__).parent / "goldens"
+
+# A shell ignores Ctrl-C in what it runs in the background, and so would the programs that tests start from there.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
