@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from .. import cache
-from ..errors import StorytellerError
+from ..errors import StorytellerError, check_count
+from ..text import UNK_ID
 
 __all__ = ["BucketedBatches", "HomogeneousBatches", "prepare_data", "prepare_triplets"]
-
-END, UNKNOWN = 0, 1
 
 
 # Padding.
@@ -59,11 +58,7 @@ def prepare_data(sequences: Sequence[Any], maxlen: int | None = None, n_words: i
     >>> x.tolist(), mask.tolist(), kept.tolist()
     ([[1, 2], [3, 0], [0, 0]], [[1.0, 1.0], [1.0, 1.0], [1.0, 0.0]], [0, 2])
     """
-    _check_indices(sequences, "sequences")
-    kept = _short(sequences, maxlen)
-    if not len(kept):
-        return None
-    return (*_pad([sequences[i] for i in kept.tolist()], n_words, multiple), kept)
+    return _prepare({"sequences": sequences}, maxlen, n_words, multiple)
 
 
 def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous: Sequence[Any],
@@ -92,27 +87,20 @@ def prepare_triplets(current: Sequence[Any], following: Sequence[Any], previous:
     if not len(current) == len(following) == len(previous):
         raise StorytellerError(f"{len(current)} current, {len(following)} following and {len(previous)} "
                                "previous sentences: expected equally many; give one of each a triplet")
-    sides = (current, following, previous)
-    for side, name in zip(sides, ("current", "following", "previous")):
-        _check_indices(side, name)
-    kept = np.flatnonzero(np.all([np.isin(np.arange(len(current)), _short(side, maxlen)) for side in sides],
-                                 axis=0))
-    if not len(kept):
+    return _prepare({"current": current, "following": following, "previous": previous}, maxlen, n_words, multiple)
+
+
+def _prepare(sides: dict[str, Sequence[Any]], maxlen: int | None, n_words: int | None, multiple: int) -> Any:
+    """Indices and mask of each side, and which rows are kept: those that are short enough on every side."""
+    for name, side in sides.items():
+        if isinstance(side, (str, bytes)) or any(isinstance(sequence, (str, bytes)) for sequence in side):
+            raise StorytellerError(f"{name} holds texts: expected lists of word indices, such as "
+                                   "text.word_indices(words, dictionary, n_words)")
+    kept = [i for i, rows in enumerate(zip(*sides.values())) if maxlen is None or max(map(len, rows)) < maxlen]
+    if not kept:
         return None
-    padded = (_pad([side[i] for i in kept.tolist()], n_words, multiple) for side in sides)
-    return (*(array for pair in padded for array in pair), kept)
-
-
-def _check_indices(sequences: Sequence[Any], name: str) -> None:
-    if isinstance(sequences, (str, bytes)) or any(isinstance(sequence, (str, bytes)) for sequence in sequences):
-        raise StorytellerError(f"{name} holds texts: expected lists of word indices, such as "
-                               "text.word_indices(words, dictionary, n_words)")
-
-
-def _short(rows: Sequence[Any], maxlen: int | None) -> np.ndarray:
-    if maxlen is None:
-        return np.arange(len(rows))
-    return np.array([i for i, row in enumerate(rows) if len(row) < maxlen], dtype=np.int64)
+    padded = (_pad([side[i] for i in kept], n_words, multiple) for side in sides.values())
+    return (*(array for pair in padded for array in pair), np.array(kept, dtype=np.int64))
 
 
 def _pad(rows: Sequence[Any], n_words: int | None, multiple: int) -> tuple[np.ndarray, np.ndarray]:
@@ -124,7 +112,7 @@ def _pad(rows: Sequence[Any], n_words: int | None, multiple: int) -> tuple[np.nd
         x[i, :len(row)] = row
         mask[i, :len(row) + 1] = 1
     if n_words is not None:
-        x[x >= n_words] = UNKNOWN
+        x[x >= n_words] = UNK_ID
     return np.ascontiguousarray(x.T), np.ascontiguousarray(mask.T)
 
 
@@ -137,13 +125,56 @@ class _Batches(ABC):
     """
 
     kind = ""
+    n_sentences = 0
     epoch = 0
 
-    @abstractmethod
+    def __init__(self, lengths: Any, batch_size: int, maxlen: int | None, rows: np.ndarray | None):
+        table = np.asarray(lengths)
+        self._table = table = table[:, None] if table.ndim == 1 else table
+        if table.ndim != 2 or (table.size and table.dtype.kind not in "iu"):
+            raise StorytellerError(f"lengths has shape {table.shape} and dtype {table.dtype}: expected whole "
+                                   "numbers, (n,) or (n, sides)")
+        self._rows = None if rows is None else np.asarray(rows)
+        if self._rows is not None and self._rows.shape != (len(table),):
+            raise StorytellerError(f"rows has shape {self._rows.shape}: expected one for each of the {len(table)} "
+                                   "lengths")
+        self.batch_size, self.maxlen = check_count("batch_size", batch_size), maxlen
+        # The same for every integer dtype and platform.
+        self._lengths_key = cache.fingerprint(np.asarray(table, dtype="<i4"))
+
+    def _check_any(self) -> None:
+        if not self.n_sentences:
+            raise StorytellerError(f"no sentence to batch ({len(self._table)} given, maxlen {self.maxlen}): give more "
+                                   "text or a larger maxlen (--maxlen-w)")
+
+    def _given(self, batch: np.ndarray) -> np.ndarray:
+        return batch if self._rows is None else self._rows[batch]
+
     def _settings(self) -> dict[str, Any]:
         """What a state must have in common with the batches that resume from it."""
+        return {"batch_size": self.batch_size, "maxlen": self.maxlen, "sentences": len(self._table),
+                "lengths": self._lengths_key}
 
-    def _check_state(self, state: Any) -> dict[str, Any]:
+    @abstractmethod
+    def _place(self) -> dict[str, Any]:
+        """Where the walk is."""
+
+    @abstractmethod
+    def _go_to(self, state: dict[str, Any]) -> None:
+        """Take up the walk at this :meth:`_place`."""
+
+    def get_state(self) -> dict[str, Any]:
+        """Where the walk is, as plain data for a checkpoint (JSON or pickle)."""
+        return {"kind": self.kind, **self._settings(), **self._place()}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Go on exactly where :meth:`get_state` was called.
+
+        Raises
+        ------
+        StorytellerError
+            If the state is another class's, or was made with another corpus or settings.
+        """
         if not isinstance(state, dict) or state.get("kind") != self.kind:
             raise StorytellerError(f"the batch state to resume from is not one of {type(self).__name__}: "
                                    "resume with the batches that the training was started with")
@@ -153,35 +184,7 @@ class _Batches(ABC):
                     f"the batch state to resume from was made with {name} {state.get(name)!r}, and this "
                     f"training has {value!r}: resume with the corpus and settings it was started with, or "
                     "start anew")
-        return state
-
-
-def _as_table(lengths: Any) -> np.ndarray:
-    lengths = np.asarray(lengths)
-    if lengths.ndim == 1:
-        lengths = lengths[:, None]
-    if lengths.ndim != 2 or (lengths.size and lengths.dtype.kind not in "iu"):
-        raise StorytellerError(f"lengths has shape {lengths.shape} and dtype {lengths.dtype}: expected whole "
-                               "numbers, (n,) or (n, sides)")
-    return lengths
-
-
-def _key_of(lengths: np.ndarray) -> str:
-    """The same for every integer dtype and platform."""
-    return cache.fingerprint(np.asarray(lengths, dtype="<i4"))
-
-
-def _checked_rows(rows: np.ndarray | None, count: int) -> np.ndarray | None:
-    rows = None if rows is None else np.asarray(rows)
-    if rows is not None and rows.shape != (count,):
-        raise StorytellerError(f"rows has shape {rows.shape}: expected one for each of the {count} lengths")
-    return rows
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or value != int(value) or value < 1:
-        raise StorytellerError(f"{name} is {value}: expected a whole number of at least 1")
-    return int(value)
+        self._go_to(state)
 
 
 class HomogeneousBatches(_Batches):
@@ -230,28 +233,19 @@ class HomogeneousBatches(_Batches):
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int = 128, maxlen: int | None = None,
                  seed: int | np.random.RandomState = 1234, rows: np.ndarray | None = None):
-        table = _as_table(lengths)
-        self._rows = _checked_rows(rows, len(table))
-        self.batch_size = _positive("batch_size", batch_size)
-        self.maxlen = maxlen
-        self._lengths_key = _key_of(table)
-        lengths = table[:, 0]
-        self._size = len(lengths)
+        super().__init__(lengths, batch_size, maxlen, rows)
+        lengths = self._table[:, 0]
         # One sort instead of a search per length.
         order = np.argsort(lengths, kind="stable")
         unique, starts = np.unique(lengths[order], return_index=True)
         groups = dict(zip(unique.tolist(), np.split(order, starts[1:])))
         self._groups = {length: group for length, group in groups.items() if maxlen is None or length <= maxlen}
-        if not self._groups:
-            raise StorytellerError(f"no sentence to batch ({self._size} given, maxlen {maxlen}): give more text "
-                                   "or a larger maxlen (--maxlen-w)")
         self._lengths = np.array(list(self._groups))
         self.n_sentences = sum(map(len, self._groups.values()))
+        self._check_any()
         self._first = (dict(self._groups), self._lengths)
         if not isinstance(seed, np.random.RandomState):
-            if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= seed < 1 << 32:
-                raise StorytellerError(f"seed is {seed!r}: expected a whole number from 0 to 2**32 - 1")
-            seed = np.random.RandomState(seed)
+            seed = np.random.RandomState(check_count("seed", seed, 0, (1 << 32) - 1))
         self._random = seed
         self._start = _random_state(self._random)
         self.epoch = self.position = 0
@@ -268,8 +262,7 @@ class HomogeneousBatches(_Batches):
         assert plan is not None
         while self.position < len(plan) and epoch == self.epoch:
             self.position += 1
-            batch = plan[self.position - 1]
-            yield batch if self._rows is None else self._rows[batch]
+            yield self._given(plan[self.position - 1])
         if epoch == self.epoch:
             self.epoch, self.position, self._plan = epoch + 1, 0, None
 
@@ -284,27 +277,11 @@ class HomogeneousBatches(_Batches):
         self._plan = [self._groups[length][first:first + size] for first in range(0, longest, size)
                       for length in self._lengths.tolist() if first < len(self._groups[length])]
 
-    def _settings(self) -> dict[str, Any]:
-        return {"batch_size": self.batch_size, "maxlen": self.maxlen, "sentences": self._size,
-                "lengths": self._lengths_key}
+    def _place(self) -> dict[str, Any]:
+        # The generator's state at the start and how far it has come, not the permutations.
+        return {"epoch": self.epoch, "position": self.position, "random": self._start}
 
-    def get_state(self) -> dict[str, Any]:
-        """Where the walk is, as plain data for a checkpoint (JSON or pickle).
-
-        Holds the generator's state at the start and how far it has come, not the permutations.
-        """
-        return {"kind": self.kind, **self._settings(), "epoch": self.epoch, "position": self.position,
-                "random": self._start}
-
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on exactly where :meth:`get_state` was called.
-
-        Raises
-        ------
-        StorytellerError
-            If the state is another class's, or was made with another corpus or settings.
-        """
-        state = self._check_state(state)
+    def _go_to(self, state: dict[str, Any]) -> None:
         name, keys, at, has_gauss, gauss = state["random"]
         self._start = state["random"]
         self._random = np.random.RandomState()
@@ -379,20 +356,12 @@ class BucketedBatches(_Batches):
 
     def __init__(self, lengths: Sequence[int] | np.ndarray, batch_size: int = 64, maxlen: int | None = None,
                  seed: int = 1234, pool: int = 1 << 20, rows: np.ndarray | None = None):
-        self.batch_size, self.maxlen = _positive("batch_size", batch_size), maxlen
-        self.pool = _positive("pool", pool)
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise StorytellerError(f"seed is {seed!r}: expected a whole number of at least 0")
-        self.seed = int(seed)
-        self._table = _as_table(lengths)
-        self._rows = _checked_rows(rows, len(self._table))
-        self._lengths_key = _key_of(self._table)
+        super().__init__(lengths, batch_size, maxlen, rows)
+        self.pool, self.seed = check_count("pool", pool), check_count("seed", seed, 0, 1 << 128)
         fits = np.ones(len(self._table), bool) if maxlen is None else (self._table < maxlen).all(axis=1)
         self._all = np.flatnonzero(fits).astype(np.int32 if len(fits) < 1 << 31 else np.int64)
         self.n_sentences = len(self._all)
-        if not self.n_sentences:
-            raise StorytellerError(f"no sentence to batch ({len(fits)} given, maxlen {maxlen}): give more text "
-                                   "or a larger maxlen (--maxlen-w)")
+        self._check_any()
         self._pools = -(-self.n_sentences // self.pool)
         self.epoch = self.seen = 0
         self._pool = self._position = 0     # the next batch: its pool, its place in the pool
@@ -412,7 +381,7 @@ class BucketedBatches(_Batches):
             batch = plan[self._position]
             self._position += 1
             self.seen += len(batch)
-            yield (batch if self._rows is None else self._rows[batch]).astype(np.int64)
+            yield self._given(batch).astype(np.int64)
 
     def _batches(self) -> list[np.ndarray]:
         """The batches of the current pool, in their order."""
@@ -431,23 +400,12 @@ class BucketedBatches(_Batches):
         return self._plan[2]
 
     def _settings(self) -> dict[str, Any]:
-        return {"seed": self.seed, "batch_size": self.batch_size, "maxlen": self.maxlen,
-                "pool size": self.pool, "sentences": len(self._table), "lengths": self._lengths_key}
+        return {"seed": self.seed, "pool size": self.pool, **super()._settings()}
 
-    def get_state(self) -> dict[str, Any]:
-        """Where the walk is, as plain data for a checkpoint (JSON or pickle)."""
-        return {"kind": self.kind, **self._settings(), "epoch": self.epoch, "seen": self.seen,
-                "pool": self._pool, "position": self._position}
+    def _place(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "seen": self.seen, "pool": self._pool, "position": self._position}
 
-    def set_state(self, state: dict[str, Any]) -> None:
-        """Go on exactly where :meth:`get_state` was called.
-
-        Raises
-        ------
-        StorytellerError
-            If the state is another class's, or was made with another corpus or settings.
-        """
-        state = self._check_state(state)
+    def _go_to(self, state: dict[str, Any]) -> None:
         self.epoch, self.seen = state["epoch"], state["seen"]
         self._pool, self._position = state["pool"], state["position"]
 
