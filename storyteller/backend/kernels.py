@@ -280,9 +280,8 @@ def transposed(x: np.ndarray) -> np.ndarray:
 def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.ndarray, kept: np.ndarray,
                   g: np.ndarray, to_start: bool = True, ended: np.ndarray | None = None,
                   added: np.ndarray | None = None, share: float = 0.0
-                  ) -> tuple[np.ndarray, np.ndarray | None, np.ndarray, np.ndarray | None]:
-    """Gradients of the projected input (T, n, 3d), h0 (n, d), U (d, 3d) and ``added``; of h0 only where
-    ``to_start``."""
+                  ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Gradients of the projected input (T, n, 3d), U (d, 3d), h0 (n, d), only where ``to_start``, and ``added``."""
     steps, n, d = states.shape
     # Of a step's four parts [r h.Ux's, r's, u's, candidate's] the first three are the gradient of
     # h . U and the last three that of the input: neither needs a copy.
@@ -345,7 +344,7 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
     d_U = np.matmul(before.reshape(-1, d).T, after.reshape(-1, 4 * d)[:, :3 * d])
     if ended is not None:
         dh += d_start
-    return parts[..., d:], dh if to_start else None, np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1), d_added
+    return parts[..., d:], np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1), dh if to_start else None, d_added
 
 
 # Softmax and its cost.

@@ -25,51 +25,86 @@ from .engine import (
 )
 
 
-class _Conv2d(Op):
+class _Operation(Op):
+    """What a NumPy function computes; its attributes are the values of ``__props__``, in their order.
+
+    Attributes
+    ----------
+    kinds : str
+        A letter an input, the last one for all that follow: f is float32, m float32 without a gradient (a mask),
+        i int64.
+    ndims : sequence of int
+        Dimensions of each output, float32.
+    """
+
+    __props__: tuple[str, ...] = ()
+    kinds, ndims = "f", (2,)
+
+    def __init__(self, *values):
+        vars(self).update(zip(self.__props__, values))
+
+    def kind_of_each(self, inputs):
+        return self.kinds.ljust(len(inputs), self.kinds[-1])[:len(inputs)]
+
+    def make_node(self, *inputs):
+        inputs = [as_int64(x) if kind == "i" else as_float32(x) for kind, x in zip(self.kind_of_each(inputs), inputs)]
+        return Apply(self, inputs, self.results(*inputs))
+
+    def results(self, *inputs):
+        return [tensor_of(ndim) for ndim in self.ndims]
+
+    def compute(self, *inputs):
+        """An array, or a sequence of one for each output."""
+        raise NotImplementedError
+
+    def perform(self, node, inputs, outputs):
+        found = self.compute(*inputs)
+        for output, value in zip(outputs, found if isinstance(found, (list, tuple)) else [found]):
+            output[0] = value
+
+
+class _Differentiable(_Operation, GradientOp):
+    """With the gradients of its first output by its inputs of kind f; the other outputs are what these need."""
+
+    def connection_pattern(self, node):
+        return [[kind == "f"] + [False] * (len(node.outputs) - 1) for kind in self.kind_of_each(node.inputs)]
+
+    def gradients(self, inputs, outputs, g):
+        """Of each input of kind f; g is the gradient of the first output."""
+        raise NotImplementedError
+
+    def pullback(self, inputs, outputs, output_grads):
+        found = iter(self.gradients(inputs, outputs, output_grads[0]))
+        return [next(found) if kind == "f" else DisconnectedType()() for kind in self.kind_of_each(inputs)]
+
+
+class _ConvnetOperation(_Operation):
+    def results(self, *inputs):
+        return [T.tensor4(dtype="float32")]
+
+
+class _Conv2d(_ConvnetOperation):
     __props__ = ("pad",)
 
-    def __init__(self, pad: int):
-        self.pad = pad
-
-    def make_node(self, x, w):
-        return Apply(self, [x, w], [T.tensor4(dtype="float32")])
-
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = kernels.conv2d(inputs[0], inputs[1], self.pad)
+    def compute(self, x, w):
+        return kernels.conv2d(x, w, self.pad)
 
 
-class _WinogradConv2d(Op):
-    __props__ = ()
-
-    def make_node(self, x, filters):
-        return Apply(self, [x, filters], [T.tensor4(dtype="float32")])
-
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = kernels.winograd_conv2d(*inputs)
+class _WinogradConv2d(_ConvnetOperation):
+    def compute(self, x, filters):
+        return kernels.winograd_conv2d(x, filters)
 
 
-class _SameConv2d(Op):
+class _SameConv2d(_ConvnetOperation):
     __props__ = ("stride", "groups", "limit")
 
-    def __init__(self, stride: int, groups: int, limit: float | None):
-        self.stride, self.groups, self.limit = stride, groups, limit
-
-    def make_node(self, x, w, b):
-        return Apply(self, [x, w, b], [T.tensor4(dtype="float32")])
-
-    def perform(self, node, inputs, outputs):
-        x, w, b = inputs
-        outputs[0][0] = kernels.same_conv2d(x, w, b, self.stride, self.groups, self.limit)
+    def compute(self, x, w, b):
+        return kernels.same_conv2d(x, w, b, self.stride, self.groups, self.limit)
 
 
-class _MaxPool2d(Op):
-    __props__ = ()
-
-    def make_node(self, x):
-        return Apply(self, [x], [T.tensor4(dtype="float32")])
-
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = kernels.max_pool2d(inputs[0])
+class _MaxPool2d(_ConvnetOperation):
+    def compute(self, x):
+        return kernels.max_pool2d(x)
 
 
 def conv2d(x: Variable, w: Variable, pad: int = 0) -> Variable:
@@ -131,60 +166,37 @@ def max_pool2d(x: Variable) -> Variable:
     return _MaxPool2d()(x)
 
 
-class _GRUSequence(GradientOp):
+class _GRUSequence(_Differentiable):
     """With two inputs more, and a share, the first state is put back where sentences end."""
 
     __props__ = ("share",)
+    kinds, ndims = "fmffif", (3, 3)
 
-    def __init__(self, share: float = 0.0):
-        self.share = share
+    def compute(self, *inputs):
+        return kernels.gru_forward(*inputs, share=self.share)
 
-    def make_node(self, projected, mask, h0, U, *put_back):
-        inputs = [as_float32(x) for x in (projected, mask, h0, U)]
-        if put_back:
-            inputs += [as_int64(put_back[0]), as_float32(put_back[1])]
-        return Apply(self, inputs, [tensor_of(3), tensor_of(3)])
-
-    def perform(self, node, inputs, outputs):
-        outputs[0][0], outputs[1][0] = kernels.gru_forward(*inputs, share=self.share)
-
-    def connection_pattern(self, node):
-        return [[connected, False] for connected in (True, False, True, True, False, True)[:len(node.inputs)]]
-
-    def pullback(self, inputs, outputs, output_grads):
+    def gradients(self, inputs, outputs, g):
         _, mask, h0, U, *put_back = inputs
         # Zeros that nothing stands behind have no use for a gradient.
-        to_start = h0.owner is None or not isinstance(h0.owner.op, _ZeroStates)
-        if put_back:
-            d_projected, d_U, d_h0, d_added = _GRUSequenceGradient(True, self.share)(
-                mask, h0, U, *outputs, output_grads[0], *put_back)
-            return [d_projected, DisconnectedType()(), d_h0, d_U, DisconnectedType()(), d_added]
-        d_projected, d_U, *d_h0 = _GRUSequenceGradient(to_start)(mask, h0, U, *outputs, output_grads[0])
-        return [d_projected, DisconnectedType()(), d_h0[0] if to_start else T.zeros_like(h0), d_U]
+        to_start = bool(put_back) or h0.owner is None or not isinstance(h0.owner.op, _ZeroStates)
+        d_projected, d_U, *others = _GRUSequenceGradient(to_start, self.share)(mask, h0, U, *outputs, g, *put_back)
+        d_h0, *d_added = others or [T.zeros_like(h0)]
+        return [d_projected, d_h0, d_U, *d_added]
 
 
-class _GRUSequenceGradient(Op):
+class _GRUSequenceGradient(_Operation):
     """Gradients of the projected input, of U, of h0 where ``to_start``, and of what is added to the state that
     is put back."""
 
     __props__ = ("to_start", "share")
+    kinds = "ffffffif"
 
-    def __init__(self, to_start: bool, share: float = 0.0):
-        self.to_start, self.share = to_start, share
+    def results(self, mask, h0, U, states, kept, g, ended=None, *added):
+        return [tensor_of(3), U.type(), *([h0.type()] if self.to_start else []), *(x.type() for x in added)]
 
-    def make_node(self, *inputs):
-        inputs = [*(as_float32(x) for x in inputs[:6]), *(as_int64(x) for x in inputs[6:7]),
-                  *(as_float32(x) for x in inputs[7:])]
-        return Apply(self, inputs, [tensor_of(3), inputs[2].type(), *([inputs[1].type()] if self.to_start else []),
-                                    *(x.type() for x in inputs[7:])])
-
-    def perform(self, node, inputs, outputs):
-        outputs[0][0], d_h0, outputs[1][0], d_added = kernels.gru_backward(*inputs[:6], self.to_start, *inputs[6:],
-                                                                           share=self.share)
-        if self.to_start:
-            outputs[2][0] = d_h0
-        if d_added is not None:
-            outputs[3][0] = d_added
+    def compute(self, *inputs):
+        found = kernels.gru_backward(*inputs[:6], self.to_start, *inputs[6:], share=self.share)
+        return [gradient for gradient in found if gradient is not None]
 
 
 def gru_sequence(projected: Variable, mask: Variable, h0: Variable, U: Variable, ended: Variable = None,
@@ -214,34 +226,30 @@ def gru_sequence(projected: Variable, mask: Variable, h0: Variable, U: Variable,
         The state after every step.
     """
     if ended is None:
-        return _GRUSequence()(projected, mask, h0, U)[0]
+        return _GRUSequence(0.0)(projected, mask, h0, U)[0]
     return _GRUSequence(float(share))(projected, mask, h0, U, ended, added)[0]
 
 
 # Shapes.  The engines' own slices and reshapes by symbolic lengths are beyond PyTensor's JAX mode.
 
-class _Join(GradientOp):
+class _Join(_Differentiable):
     __props__ = ("axis",)
 
-    def __init__(self, axis: int):
-        self.axis = axis
+    def results(self, *inputs):
+        return [tensor_of(inputs[0].ndim)]
 
-    def make_node(self, *arrays):
-        inputs = [as_float32(x) for x in arrays]
-        return Apply(self, inputs, [tensor_of(inputs[0].ndim)])
+    def compute(self, *inputs):
+        return np.concatenate(inputs, axis=self.axis)
 
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = np.concatenate(inputs, axis=self.axis)
-
-    def pullback(self, inputs, outputs, output_grads):
-        return split(output_grads[0], inputs, self.axis)
+    def gradients(self, inputs, outputs, g):
+        return split(g, inputs, self.axis)
 
 
-class _Split(GradientOp):
+class _Split(_Operation, GradientOp):
     __props__ = ("axis", "count")
 
     def __init__(self, axis: int, count: int):
-        self.axis, self.count = axis, count
+        super().__init__(axis, count)
         self.view_map = {i: [count] for i in range(count)}
 
     def make_node(self, *inputs):
@@ -249,10 +257,9 @@ class _Split(GradientOp):
         return Apply(self, [*likes, x], [like.type() if like.type.ndim == x.ndim and like.dtype == x.dtype
                                           else tensor_of(x.ndim) for like in likes])
 
-    def perform(self, node, inputs, outputs):
+    def compute(self, *inputs):
         ends = np.cumsum([x.shape[self.axis] for x in inputs[:-2]])
-        for output, part in zip(outputs, np.split(inputs[-1], ends, axis=self.axis)):
-            output[0] = part
+        return np.split(inputs[-1], ends, axis=self.axis)
 
     def connection_pattern(self, node):
         return [[False] * self.count] * self.count + [[True] * self.count]
@@ -271,39 +278,29 @@ def split(x: Variable, likes: Sequence[Variable], axis: int = 0) -> list[Variabl
     return _Split(axis, len(likes)).make_node(*likes, x).outputs
 
 
-class _Rows(GradientOp):
+class _Rows(_Differentiable):
     """(T, n, k) -> (T n, k)."""
 
-    __props__ = ()
     view_map = {0: [0]}
 
-    def make_node(self, x):
-        return Apply(self, [as_float32(x)], [tensor_of(2)])
+    def compute(self, x):
+        return x.reshape(-1, x.shape[2])
 
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = inputs[0].reshape(-1, inputs[0].shape[2])
-
-    def pullback(self, inputs, outputs, output_grads):
-        return [_Steps()(output_grads[0], inputs[0])]
+    def gradients(self, inputs, outputs, g):
+        return [_Steps()(g, inputs[0])]
 
 
-class _Steps(GradientOp):
+class _Steps(_Differentiable):
     """(T n, k) -> (T, n, k), T and n being the first lengths of a second array."""
 
-    __props__ = ()
+    kinds, ndims = "fm", (3,)
     view_map = {0: [0]}
 
-    def make_node(self, x, like):
-        return Apply(self, [as_float32(x), as_float32(like)], [tensor_of(3)])
+    def compute(self, x, like):
+        return x.reshape(*like.shape[:2], -1)
 
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = inputs[0].reshape(*inputs[1].shape[:2], -1)
-
-    def connection_pattern(self, node):
-        return [[True], [False]]
-
-    def pullback(self, inputs, outputs, output_grads):
-        return [_Rows()(output_grads[0]), DisconnectedType()()]
+    def gradients(self, inputs, outputs, g):
+        return [_Rows()(g)]
 
 
 def as_rows(x: Variable) -> Variable:
@@ -316,28 +313,21 @@ def as_steps(x: Variable, mask: Variable) -> Variable:
     return _Steps()(x, mask)
 
 
-class _Last(GradientOp):
-    __props__ = ()
+class _Last(_Differentiable):
+    def compute(self, x):
+        return x[-1].copy()
 
-    def make_node(self, x):
-        return Apply(self, [as_float32(x)], [tensor_of(2)])
-
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = inputs[0][-1].copy()
-
-    def pullback(self, inputs, outputs, output_grads):
-        return [_LastGradient()(inputs[0], output_grads[0])]
+    def gradients(self, inputs, outputs, g):
+        return [_LastGradient()(inputs[0], g)]
 
 
-class _LastGradient(Op):
-    __props__ = ()
+class _LastGradient(_Operation):
+    ndims = (3,)
 
-    def make_node(self, x, g):
-        return Apply(self, [as_float32(x), as_float32(g)], [tensor_of(3)])
-
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = np.zeros(inputs[0].shape, dtype=np.float32)
-        outputs[0][0][-1] = inputs[1]
+    def compute(self, x, g):
+        out = np.zeros(x.shape, dtype=np.float32)
+        out[-1] = g
+        return out
 
 
 def last_step(x: Variable) -> Variable:
@@ -345,17 +335,11 @@ def last_step(x: Variable) -> Variable:
     return _Last()(x)
 
 
-class _ZeroStates(Op):
-    __props__ = ()
+class _ZeroStates(_Differentiable):
+    kinds = "m"
 
-    def make_node(self, mask, U):
-        return Apply(self, [as_float32(mask), as_float32(U)], [tensor_of(2)])
-
-    def perform(self, node, inputs, outputs):
-        outputs[0][0] = np.zeros((inputs[0].shape[1], len(inputs[1])), dtype=np.float32)
-
-    def connection_pattern(self, node):
-        return [[False], [False]]
+    def compute(self, mask, U):
+        return np.zeros((mask.shape[1], len(U)), dtype=np.float32)
 
 
 def zero_states(mask: Variable, U: Variable) -> Variable:
@@ -363,17 +347,16 @@ def zero_states(mask: Variable, U: Variable) -> Variable:
     return _ZeroStates()(mask, U)
 
 
-class _WordsBefore(Op):
-    __props__ = ()
+class _WordsBefore(_Operation):
+    kinds = "i"
 
-    def make_node(self, words):
-        return Apply(self, [as_int64(words)], [T.lvector()])
+    def results(self, words):
+        return [T.lvector()]
 
-    def perform(self, node, inputs, outputs):
-        words = inputs[0]
+    def compute(self, words):
         before = np.full(words.size, -1, dtype=np.int64)
         before[words.shape[1]:] = words[:-1].reshape(-1)
-        outputs[0][0] = before
+        return before
 
 
 def words_before(words: Variable) -> Variable:
@@ -381,20 +364,17 @@ def words_before(words: Variable) -> Variable:
     return _WordsBefore()(words)
 
 
-class _SentencesEnded(Op):
+class _SentencesEnded(_Operation):
     __props__ = ("ends", "count")
+    kinds = "i"
 
-    def __init__(self, ends: tuple[int, ...], count: int):
-        self.ends, self.count = ends, count
+    def results(self, words):
+        return [T.lmatrix()]
 
-    def make_node(self, words):
-        return Apply(self, [as_int64(words)], [T.lmatrix()])
-
-    def perform(self, node, inputs, outputs):
-        words = inputs[0]
+    def compute(self, words):
         ended = np.zeros(words.shape, dtype=bool)
         ended[1:] = np.isin(words[:-1], self.ends)
-        outputs[0][0] = np.where(ended, np.minimum(np.cumsum(ended, axis=0), self.count) - 1, -1)
+        return np.where(ended, np.minimum(np.cumsum(ended, axis=0), self.count) - 1, -1)
 
 
 def sentences_ended(words: Variable, ends: Sequence[int], count: int) -> Variable:
@@ -405,48 +385,41 @@ def sentences_ended(words: Variable, ends: Sequence[int], count: int) -> Variabl
     return _SentencesEnded(tuple(int(end) for end in ends), int(count))(words)
 
 
-class _SoftmaxOutput(GradientOp):
+class _SoftmaxOutput(_Differentiable):
     __props__ = ("epsilon", "smoothing", "gradient")
+    kinds = "fffim"
 
-    def __init__(self, epsilon: float, smoothing: float, gradient: bool):
-        self.epsilon, self.smoothing, self.gradient = epsilon, smoothing, gradient
+    @property
+    def ndims(self):
+        return (0, 2, 2, 1) if self.gradient else (0,)
 
-    def make_node(self, x, W, b, targets, weights):
-        inputs = [as_float32(x), as_float32(W), as_float32(b), as_int64(targets), as_float32(weights)]
-        return Apply(self, inputs, [tensor_of(ndim) for ndim in ((0, 2, 2, 1) if self.gradient else (0,))])
+    def compute(self, x, W, b, targets, weights):
+        return kernels.softmax_output(x, W, b, targets, weights, self.epsilon, self.smoothing, self.gradient)
 
-    def perform(self, node, inputs, outputs):
-        x, W, b, targets, weights = inputs
-        found = kernels.softmax_output(x, W, b, targets, weights, self.epsilon, self.smoothing, self.gradient)
-        for output, value in zip(outputs, found):
-            output[0] = value
-
-    def connection_pattern(self, node):
-        return [[connected] + [False] * (len(node.outputs) - 1)
-                for connected in (True, True, True, False, False)]
-
-    def pullback(self, inputs, outputs, output_grads):
+    def gradients(self, inputs, outputs, g):
         if not self.gradient:
             raise StorytellerError("this cost was built with gradient=False, for evaluation only")
-        return [*_Scale(3)(output_grads[0], *outputs[1:]), DisconnectedType()(), DisconnectedType()()]
+        return _scaled(outputs[1:], g)
 
 
-class _Scale(Op):
+class _Scale(_Operation):
     """Arrays times a number; untouched where it is 1, as it is for a cost that stands alone."""
 
     __props__ = ("count",)
 
     def __init__(self, count: int):
-        self.count = count
+        super().__init__(count)
         self.view_map = {i: [i + 1] for i in range(count)}
 
-    def make_node(self, factor, *arrays):
-        inputs = [as_float32(x) for x in arrays]
-        return Apply(self, [as_float32(factor), *inputs], [tensor_of(x.ndim) for x in inputs])
+    def results(self, factor, *arrays):
+        return [tensor_of(x.ndim) for x in arrays]
 
-    def perform(self, node, inputs, outputs):
-        for output, array in zip(outputs, inputs[1:]):
-            output[0] = array if inputs[0] == 1 else array * inputs[0]
+    def compute(self, factor, *arrays):
+        return [array if factor == 1 else array * factor for array in arrays]
+
+
+def _scaled(arrays: Sequence[Variable], factor: Variable) -> list[Variable]:
+    return _Scale(len(arrays)).make_node(factor, *arrays).outputs
 
 
 def softmax_output_cost(x: Variable, W: Variable, b: Variable, targets: Variable, weights: Variable,
@@ -476,26 +449,17 @@ def softmax_output_cost(x: Variable, W: Variable, b: Variable, targets: Variable
     return _SoftmaxOutput(epsilon, smoothing, gradient).make_node(x, W, b, targets, weights).outputs[0]
 
 
-class _SoftmaxCrossEntropy(GradientOp):
+class _SoftmaxCrossEntropy(_Differentiable):
     __props__ = ("epsilon", "smoothing")
+    kinds, ndims = "fim", (0, 2)
 
-    def __init__(self, epsilon: float, smoothing: float):
-        self.epsilon, self.smoothing = epsilon, smoothing
+    def compute(self, logits, targets, weights):
+        logits = np.array(logits, order="C")
+        cost, _ = kernels.softmax_costs(logits, None, targets, weights, self.epsilon, self.smoothing)
+        return np.asarray(cost, dtype=np.float32), logits
 
-    def make_node(self, logits, targets, weights):
-        return Apply(self, [as_float32(logits), as_int64(targets), as_float32(weights)], [tensor_of(0), tensor_of(2)])
-
-    def perform(self, node, inputs, outputs):
-        logits = np.array(inputs[0], order="C")
-        cost, _ = kernels.softmax_costs(logits, None, inputs[1], inputs[2], self.epsilon, self.smoothing)
-        outputs[0][0], outputs[1][0] = np.asarray(cost, dtype=np.float32), logits
-
-    def connection_pattern(self, node):
-        return [[True, False], [False, False], [False, False]]
-
-    def pullback(self, inputs, outputs, output_grads):
-        return [_Scale(1)(output_grads[0], outputs[1]),
-                DisconnectedType()(), DisconnectedType()()]
+    def gradients(self, inputs, outputs, g):
+        return _scaled(outputs[1:], g)
 
 
 def softmax_cross_entropy(logits: Variable, targets: Variable, weights: Variable, epsilon: float = 0.0,
@@ -523,26 +487,15 @@ def softmax_cross_entropy(logits: Variable, targets: Variable, weights: Variable
     return _SoftmaxCrossEntropy(epsilon, smoothing).make_node(logits, targets, weights).outputs[0]
 
 
-class _RankingLoss(GradientOp):
+class _RankingLoss(_Differentiable):
     __props__ = ("margin",)
+    ndims = (0, 2, 2)
 
-    def __init__(self, margin: float):
-        self.margin = margin
+    def compute(self, images, sentences):
+        return kernels.ranking_loss(images, sentences, self.margin)
 
-    def make_node(self, images, sentences):
-        inputs = [as_float32(images), as_float32(sentences)]
-        return Apply(self, inputs, [tensor_of(0), *[x.type() for x in inputs]])
-
-    def perform(self, node, inputs, outputs):
-        images, sentences = inputs
-        for output, value in zip(outputs, kernels.ranking_loss(images, sentences, self.margin)):
-            output[0] = value
-
-    def connection_pattern(self, node):
-        return [[True, False, False]] * 2
-
-    def pullback(self, inputs, outputs, output_grads):
-        return _Scale(2)(output_grads[0], *outputs[1:])
+    def gradients(self, inputs, outputs, g):
+        return _scaled(outputs[1:], g)
 
 
 def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float) -> Variable:
@@ -551,39 +504,26 @@ def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float) 
     return _RankingLoss(float(margin)).make_node(images, sentences).outputs[0]
 
 
-class _Embedding(GradientOp):
+class _Embedding(_Differentiable):
     __props__ = ("axis",)
+    kinds = "fi"
 
-    def __init__(self, axis: int):
-        self.axis = axis
+    def compute(self, table, index):
+        return kernels.take(table, index, self.axis)
 
-    def make_node(self, table, index):
-        return Apply(self, [as_float32(table), as_int64(index)], [tensor_of(2)])
-
-    def perform(self, node, inputs, outputs):
-        table, index = inputs
-        outputs[0][0] = kernels.take(table, index, self.axis)
-
-    def connection_pattern(self, node):
-        return [[True], [False]]
-
-    def pullback(self, inputs, outputs, output_grads):
-        table, index = inputs
-        return [_EmbeddingGradient(self.axis)(table, index, output_grads[0]), DisconnectedType()()]
+    def gradients(self, inputs, outputs, g):
+        return [_EmbeddingGradient(self.axis)(*inputs, g)]
 
 
-class _EmbeddingGradient(Op):
+class _EmbeddingGradient(_Operation):
     __props__ = ("axis",)
+    kinds = "fif"
 
-    def __init__(self, axis: int):
-        self.axis = axis
+    def results(self, table, index, g):
+        return [table.type()]
 
-    def make_node(self, table, index, g):
-        return Apply(self, [as_float32(table), as_int64(index), as_float32(g)], [table.type()])
-
-    def perform(self, node, inputs, outputs):
-        table, index, g = inputs
-        outputs[0][0] = kernels.scatter(index, g, table.shape[self.axis], self.axis)
+    def compute(self, table, index, g):
+        return kernels.scatter(index, g, table.shape[self.axis], self.axis)
 
 
 def embedding(table: Variable, index: Variable, axis: int = 0) -> Variable:
@@ -603,42 +543,29 @@ def embedding(table: Variable, index: Variable, axis: int = 0) -> Variable:
     return _Embedding(axis)(table, index)
 
 
-class _EmbeddedDense(GradientOp):
-    __props__ = ()
+class _EmbeddedDense(_Differentiable):
+    kinds = "fiff"
 
-    def make_node(self, table, index, W, b):
-        return Apply(self, [as_float32(table), as_int64(index), as_float32(W), as_float32(b)], [tensor_of(2)])
-
-    def perform(self, node, inputs, outputs):
-        table, index, W, b = inputs
+    def compute(self, table, index, W, b):
         unique, inverse = np.unique(np.maximum(index, -1), return_inverse=True)
         projected = kernels.take(table, unique, 0) @ W
         projected += b
-        outputs[0][0] = np.take(projected, inverse.reshape(-1), axis=0)
+        return np.take(projected, inverse.reshape(-1), axis=0)
 
-    def connection_pattern(self, node):
-        return [[True], [False], [True], [True]]
-
-    def pullback(self, inputs, outputs, output_grads):
-        table, index, W, b = inputs
-        d_table, d_W, d_b = _EmbeddedDenseGradient()(table, index, W, b, output_grads[0])
-        return [d_table, DisconnectedType()(), d_W, d_b]
+    def gradients(self, inputs, outputs, g):
+        return _EmbeddedDenseGradient()(*inputs, g)
 
 
-class _EmbeddedDenseGradient(Op):
-    __props__ = ()
+class _EmbeddedDenseGradient(_Operation):
+    kinds = "fifff"
 
-    def make_node(self, table, index, W, b, g):
-        inputs = [as_float32(table), as_int64(index), *[as_float32(x) for x in (W, b, g)]]
-        return Apply(self, inputs, [inputs[0].type(), inputs[2].type(), inputs[3].type()])
+    def results(self, table, index, W, b, g):
+        return [table.type(), W.type(), b.type()]
 
-    def perform(self, node, inputs, outputs):
-        table, index, W, _, g = inputs
+    def compute(self, table, index, W, b, g):
         unique, adding = kernels.groups(np.maximum(index, -1))
         g = adding @ g
-        outputs[0][0] = kernels.place(unique, g @ W.T, len(table), 0)
-        outputs[1][0] = kernels.take(table, unique, 0).T @ g
-        outputs[2][0] = g.sum(axis=0)
+        return kernels.place(unique, g @ W.T, len(table), 0), kernels.take(table, unique, 0).T @ g, g.sum(axis=0)
 
 
 def embedded_dense(table: Variable, index: Variable, W: Variable, b: Variable) -> Variable:
@@ -659,39 +586,34 @@ def embedded_dense(table: Variable, index: Variable, W: Variable, b: Variable) -
     return _EmbeddedDense()(table, index, W, b)
 
 
-class _Copies(GradientOp):
+class _Copies(_Operation, GradientOp):
     __props__ = ("count",)
 
     def __init__(self, count: int):
-        self.count = count
+        super().__init__(count)
         self.view_map = {i: [0] for i in range(count)}
 
-    def make_node(self, x):
-        x = as_float32(x)
-        return Apply(self, [x], [x.type() for _ in range(self.count)])
+    def results(self, x):
+        return [x.type() for _ in range(self.count)]
 
-    def perform(self, node, inputs, outputs):
-        for output in outputs:
-            output[0] = inputs[0]
+    def compute(self, x):
+        return [x] * self.count
 
     def pullback(self, inputs, outputs, output_grads):
         return [_Sum()(*output_grads)]
 
 
-class _Sum(Op):
+class _Sum(_Operation):
     """The engines' own sum of more than two arrays is a Python loop over numbers where nothing is compiled."""
 
-    __props__ = ()
+    def results(self, *inputs):
+        return [inputs[0].type()]
 
-    def make_node(self, *arrays):
-        inputs = [as_float32(x) for x in arrays]
-        return Apply(self, inputs, [inputs[0].type()])
-
-    def perform(self, node, inputs, outputs):
-        total = inputs[0].copy()
-        for array in inputs[1:]:
+    def compute(self, first, *others):
+        total = first.copy()
+        for array in others:
             total += array
-        outputs[0][0] = total
+        return total
 
 
 def copies(x: Variable, count: int) -> list[Variable]:
@@ -701,18 +623,12 @@ def copies(x: Variable, count: int) -> list[Variable]:
 
 # Optimisation.
 
-class _SumOfSquares(Op):
-    __props__ = ()
+class _SumOfSquares(_Operation):
+    ndims = (0,)
 
-    def make_node(self, *arrays):
-        return Apply(self, [as_float32(x) for x in arrays], [tensor_of(0)])
-
-    def perform(self, node, inputs, outputs):
-        total = np.float64(0)
-        for array in inputs:
-            flat = array.ravel(order="K")
-            total += np.dot(flat, flat)
-        outputs[0][0] = np.asarray(total, dtype=np.float32)
+    def compute(self, *arrays):
+        flat = [array.ravel(order="K") for array in arrays]
+        return np.asarray(sum((np.dot(x, x) for x in flat), np.float64(0)), dtype=np.float32)
 
 
 def sum_of_squares(*arrays: Variable) -> Variable:
@@ -720,26 +636,20 @@ def sum_of_squares(*arrays: Variable) -> Variable:
     return _SumOfSquares()(*arrays)
 
 
-class _Adam(Op):
+class _Adam(_Operation):
     """One parameter's step, in place (on p, m and v)."""
 
     __props__ = ("b1", "b2")
     destroy_map = {0: [0], 1: [1], 2: [2]}
 
-    def __init__(self, b1: float, b2: float):
-        self.b1, self.b2 = b1, b2
+    def results(self, p, m, v, *others):
+        return [x.type() for x in (p, m, v)]
 
-    def make_node(self, p, m, v, g, scale, rate, epsilon):
-        inputs = [as_float32(x) for x in (p, m, v, g, scale, rate, epsilon)]
-        return Apply(self, inputs, [x.type() for x in inputs[:3]])
-
-    def perform(self, node, inputs, outputs):
-        arrays, (scale, rate, epsilon) = inputs[:4], inputs[4:]
-        for array, output in zip(arrays[:3], outputs):
-            # A shared variable that the user set to an array of another order is replaced.
-            output[0] = array if array.flags.c_contiguous else np.ascontiguousarray(array)
-        p, m, v = (output[0].reshape(-1) for output in outputs)
-        g = np.ascontiguousarray(arrays[3]).reshape(-1)
+    def compute(self, p, m, v, g, scale, rate, epsilon):
+        # A shared variable that the user set to an array of another order is replaced.
+        found = [x if x.flags.c_contiguous else np.ascontiguousarray(x) for x in (p, m, v)]
+        p, m, v = (x.reshape(-1) for x in found)
+        g = np.ascontiguousarray(g).reshape(-1)
         b1, b2, one = np.float32(self.b1), np.float32(self.b2), np.float32(1)
 
         def work(start: int, stop: int) -> None:
@@ -762,6 +672,7 @@ class _Adam(Op):
                 p[block] -= root
 
         kernels.in_threads(work, len(p), 8 * kernels.ADAM_BLOCK)
+        return found
 
 
 def adam_step(p: Variable, m: Variable, v: Variable, g: Variable, scale: Variable, rate: Variable,
