@@ -59,11 +59,11 @@ def inform(logger: logging.Logger, message: str, *values: Any) -> None:
     """Log a message for the user at level INFO, or show it where logging is not configured.
 
     A notebook or a plain script shows it so without any preparation; a program that configures
-    logging decides itself.
+    logging, by handlers or by a level above WARNING, decides itself.
     """
     if logger.hasHandlers():
         logger.info(message, *values)
-    elif sys.stderr is not None:
+    elif sys.stderr is not None and logger.getEffectiveLevel() <= logging.WARNING:
         from tqdm import tqdm
         tqdm.write(printable(message % values, sys.stderr), file=sys.stderr)
 

@@ -67,12 +67,14 @@ def make_app(workers: Workers, max_upload: int = 20 * MEGABYTE, hosts: Optional[
     from fastapi import FastAPI, Query, Request
     from fastapi.exceptions import RequestValidationError
     from fastapi.responses import FileResponse, JSONResponse, Response
-    from pydantic import BaseModel, Field
+    from pydantic import BaseModel, ConfigDict, Field
     from starlette.exceptions import HTTPException
     from starlette.middleware.trustedhost import TrustedHostMiddleware
     from starlette.requests import ClientDisconnect
 
-    class Options(BaseModel, extra="forbid"):
+    class Options(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
         style: Optional[str] = Field(None, description="A style's name; the settings' by default")
         strength: float = Field(1.0, ge=-10, le=10, description="Of the style shift; 0 tells in caption style")
         lyric: bool = Field(False, description="In lines, split at pauses")

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, cast
 
 from .. import generate, workers
 from ..errors import StorytellerError
 from ..images import FORMATS
-from ..progress import without_warnings
+from ..progress import counted, inform, without_warnings
 
 _log = logging.getLogger(__name__)
 
@@ -84,6 +84,7 @@ class Workers:
         StorytellerError
             If files are missing or do not fit each other, or a process ends.
         """
+        inform(_log, "Loading the models, %s...", counted(self.n, "worker"))
         try:
             # One after the other: the first computes what the others find in the cache.
             return [executor.submit(_load, self._shared, self._threads).result() for executor in self._executors]
@@ -165,7 +166,7 @@ class _Photo(io.BytesIO):
 # What runs in a worker.
 
 def _load(shared: workers.Shared, threads: int) -> int:
-    generate.load_parts(shared.z)
+    generate.load_parts(cast(generate.Models, shared.z))
     workers.limit_threads(threads)      # of the libraries that came with the parts, too
     return os.getpid()
 

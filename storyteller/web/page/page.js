@@ -2,13 +2,14 @@
 // The page: a photo goes to the server as the body of POST /story, and the JSON that comes back is shown.
 
 const SHOWN_CAPTIONS = 8;
-const SHOWN_CANDIDATES = 8;
+const SHOWN_CANDIDATES = 3;
 // Words of captions that name nothing.
 const FUNCTION_WORDS = new Set(("the and with near from under beside over behind there its her his their into past like " +
   "close view two some for has have are was that this out off onto around while next front one day each other").split(" "));
 
 const $ = (id) => document.getElementById(id);
 const fixed = (score) => (+score.toFixed(2)).toFixed(2).replace("-", "\u2212");      // without -0.00
+const SILENT = "The server does not answer. Is storyteller serve still running?";
 const plural = (n, what) => `${n} ${what}${n === 1 ? "" : "s"}`;
 
 let server = { max_upload: Infinity };
@@ -16,10 +17,11 @@ let photo = null;       // a Blob
 let seed = null;        // of the story shown; null: the one that is always told first
 let story = null;       // the answer that is shown
 let request = null;     // the AbortController of the request under way
+let sample = null;      // the button of the sample that is on its way
 
 function show(blob) {
   photo = blob;
-  seed = null;
+  seed = sample = null;
   URL.revokeObjectURL($("photo").src);
   $("photo").src = URL.createObjectURL(blob);
   $("photo").alt = blob.name ? `Your photo, ${blob.name}` : "Your photo";
@@ -55,13 +57,15 @@ async function tell() {
     if (photo.size > server.max_upload)
       problem = `The photo has more than ${+(server.max_upload / 2 ** 20).toFixed(2)} MB: make it smaller first.`;
     else {
-      const answer = await fetch(`story?${options}`, { method: "POST", body: photo, signal: mine.signal });
+      const body = await photo.arrayBuffer();
+      const answer = await fetch(`story?${options}`, { method: "POST", body, signal: mine.signal });
       const told = await answer.json();
       if (answer.ok) render(story = told);
       else problem = sentence(told.error);
     }
   } catch (error) {
-    if (error.name !== "AbortError") problem = "The server does not answer. Is storyteller serve still running?";
+    // A file that was changed since it was chosen is not read.
+    problem = error.name === "NotReadableError" ? "The file cannot be read any more: choose it again." : SILENT;
   } finally {
     clearInterval(asking);
   }
@@ -103,8 +107,7 @@ function render(told) {
     }), element("td", marked(other.text, seen))], i === 0 ? "told" : "");
   }));
   $("candidates-note").textContent = "The first was told. The scores: how near a story is to the picture in the joint " +
-    "space of pictures and sentences (\u22122 to 2), and the mean log-probability of its words (0 is the most). " +
-    "Stories that break off, repeat themselves or leave a quotation open come last.";
+    "space of pictures and sentences (more is nearer), and the mean log-probability of its words (0 is the most).";
   const seconds = Object.values(told.timings).reduce((sum, one) => sum + one, 0);
   $("details").textContent = `Style ${told.style}${seed === null ? "" : `, seed ${seed}`}, told in ` +
     `${seconds.toFixed(1)} s.`;
@@ -152,6 +155,7 @@ async function ask() {
 }
 
 // Where a photo comes from.
+$("choose").addEventListener("click", () => $("file").click());
 $("file").addEventListener("change", () => {
   if (!$("file").files.length) return;
   show($("file").files[0]);
@@ -168,9 +172,13 @@ function take(data, event) {
 }
 for (const button of document.querySelectorAll("#samples button"))
   button.addEventListener("click", async () => {
-    const before = photo;
-    const answer = await fetch(button.dataset.name);
-    if (answer.ok && photo === before) show(await answer.blob());
+    sample = button;
+    try {
+      const blob = await (await fetch(button.dataset.name)).blob();
+      if (sample === button) show(blob);      // and nothing else was chosen meanwhile
+    } catch {
+      $("error").textContent = SILENT;
+    }
   });
 
 // What is done with it.
