@@ -334,3 +334,82 @@ def test_killed_while_an_entry_is_made(folder):
     write = Writer()
     found = cache.cached_rows("kind", "SOURCE", "0123", ROWS.shape, write, True)
     assert write.starts == [1] and not found[0].any() and time.monotonic() < start + 30
+
+
+class TestVectorsOfTexts:
+    @pytest.fixture
+    def ask(self):
+        """Gives vectors of texts; those that were computed are in ``ask.computed``."""
+        def compute(texts):
+            ask.computed.append(texts)
+            return np.array([[len(text), ord(text[0])] for text in texts], dtype=np.float32)
+
+        def ask(*texts, key="0123"):
+            found = cache.kept_vectors("thoughts", key, texts, 2, compute)
+            np.testing.assert_array_equal(found, np.array([[len(text), ord(text[0])] for text in texts]).reshape(-1, 2))
+            return found
+
+        ask.computed = []
+        return ask
+
+    def test_each_is_computed_once(self, folder, ask):
+        ask("a", "bb", "a")
+        ask("ccc", "bb", "a", "\udc80x")
+        assert ask().shape == (0, 2) and ask.computed == [["a", "bb"], ["ccc", "\udc80x"]]
+        ask("a", key="4567")
+        assert ask.computed[2:] == [["a"]]
+        assert sorted(path.name for path in folder.iterdir()) == ["thoughts-0123.sqlite", "thoughts-4567.sqlite"]
+        assert {entry.what for entry in cache.entries()} == {"thoughts of texts, the latest"}
+        assert cache.clear() and not cache.entries()
+        ask("a")
+        assert ask.computed[3:] == [["a"]]
+
+    def test_the_latest_stay(self, folder, ask, monkeypatch):
+        monkeypatch.setattr(cache, "_TEXTS", 12)
+        for letter in "abcdefghijklmnopqrst":
+            ask(letter)
+        ask("t", "i")
+        assert len(ask.computed) == 20
+        ask("h")
+        assert len(ask.computed) == 21
+        ask("t", "s", "r", "q")     # more than a quarter of them: none is looked up
+        assert len(ask.computed) == 22
+
+    def test_as_many_models_as_of_other_entries(self, folder, ask):
+        for key in range(cache.KEPT + 3):
+            ask("a", key=str(key))
+        assert len(cache.entries()) == cache.KEPT
+
+    def test_damaged(self, folder, ask):
+        ask("a", "bb")
+        path = folder / "thoughts-0123.sqlite"
+        content = path.read_bytes()
+        vector = np.array([2, ord("b")], dtype=np.float32).tobytes()
+        assert content.count(vector) == 1
+        path.write_bytes(content.replace(vector, bytes(8)))
+        ask("a", "bb")
+        assert ask.computed[1:] == [["bb"]]
+        path.write_bytes(b"no data base" * 1000)
+        for _ in range(3):
+            ask("a")
+        assert ask.computed[2:] == [["a"]]
+
+    def test_nowhere_to_keep_them(self, tmp_path, monkeypatch, ask):
+        (tmp_path / "file").write_text("")
+        monkeypatch.setenv("STORYTELLER_CACHE", str(tmp_path / "file" / "cache"))
+        ask("a")
+        ask("a")
+        assert ask.computed == [["a"], ["a"]]
+
+    def test_of_a_model(self, folder, tmp_path):
+        path = shutil.copytree(GOLDENS / "skipthoughts", tmp_path / "model")
+        texts = ["a man and a dog", "the sea", "a man and a dog"]
+        first = skipthoughts.load_model(path)
+        np.testing.assert_allclose(first.kept(texts), skipthoughts.encode(first, texts), atol=1e-6)
+        np.testing.assert_array_equal(skipthoughts.load_model(path).kept(texts[1:]), first.kept(texts)[1:])
+        arrays = dict(np.load(path / "uni_skip.npz"))
+        files.save_arrays(path / "uni_skip.npz", **{**arrays, "encoder_b": arrays["encoder_b"] + 1})
+        other = skipthoughts.load_model(path)
+        np.testing.assert_allclose(other.kept(texts), skipthoughts.encode(other, texts), atol=1e-6)
+        assert abs(other.kept(texts) - first.kept(texts)).max() > 1e-3
+        assert len(list(folder.glob("thoughts-*.sqlite"))) == 2
