@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storyteller import files
-from storyteller.errors import StorytellerError, shown
+from storyteller.errors import StorytellerError, check_count, shown
 
 if TYPE_CHECKING:
     from nltk.tokenize.punkt import PunktSentenceTokenizer
@@ -477,16 +477,9 @@ def sorted_batches(lengths: Sequence[int] | np.ndarray, batch_size: int) -> list
     >>> [batch.tolist() for batch in sorted_batches([3, 1, 3, 5], batch_size=2)]
     [[3, 0], [2, 1]]
     """
-    lengths = _as_lengths(lengths, batch_size)
-    order = np.argsort(-lengths, kind="stable")
+    check_count("batch_size", batch_size)
+    order = np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable")
     return [order[start:start + batch_size] for start in range(0, len(order), batch_size)]
-
-
-def _as_lengths(lengths: Sequence[int] | np.ndarray, batch_size: int) -> np.ndarray:
-    if batch_size < 1:
-        raise StorytellerError(
-            f"batch_size is {batch_size}, but a batch holds at least one item: give 1 or more.")
-    return np.asarray(lengths, dtype=np.int64).reshape(-1)
 
 
 SENTENCE_ENDS = (".", "!", "?")

@@ -204,6 +204,13 @@ def _refusing(saveto: str, *made: str) -> Iterator[None]:
         raise
 
 
+def _texts(options: argparse.Namespace) -> dict[str, list[str]]:
+    """The files of 'train' and, where there are any, of 'heldout'."""
+    from ..training import corpus
+    given = {"train": options.texts, "heldout": options.heldout}
+    return {name: corpus.books(paths) for name, paths in given.items() if paths}
+
+
 def _train(task: Any, saveto: str, options: argparse.Namespace, measure: str, files: Sequence[str],
            before: Callable[[], None] = lambda: None) -> int:
     """Train; `before` is done once it is clear that the training can begin (or go on)."""
@@ -232,7 +239,7 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
     o, verbose, folder = given_options(options, tasks.SKIPTHOUGHTS), not options.quiet, options.output
     names = ("bi_skip.npz", "uni_skip.npz")
     saveto, other = (os.path.join(folder, name) for name in (names if o["bidirectional"] else names[::-1]))
-    inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
+    inputs = _texts(options)
     work_folder = os.path.join(folder, "skipthoughts.data")
     dictionary, listed = (os.path.join(folder, f"dictionary.{ending}") for ending in ("pkl", "txt"))
     with _refusing(saveto, folder, work_folder, dictionary):
@@ -240,8 +247,8 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
             os.makedirs(folder, exist_ok=True)
         except OSError as error:
             raise StorytellerError(f"{folder}: cannot be made a folder ({error.strerror}); name another") from error
-        _check_start(saveto, options, sum(inputs, []))
-        check_output(listed, sum(inputs, []))
+        _check_start(saveto, options, sum(inputs.values(), []))
+        check_output(listed, sum(inputs.values(), []))
         device = device_of(options)
         if options.vocab is None and os.path.exists(other) and os.path.exists(dictionary):
             _log.info("using %s, which %s was trained with", dictionary, other)
@@ -249,13 +256,11 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
         if options.init and options.vocab is None:
             options.vocab = prepare.dictionary_of(options.init, tasks.skipthoughts_dictionary)
         work = prepare.WorkFolder(work_folder, verbose)
-        for name, files in zip(("train", "heldout"), inputs):
-            if files:
-                work.texts(name, "sentences", files, partial(corpus.sentence_stream, files))
+        for name, files in inputs.items():
+            work.texts(name, "sentences", files, partial(corpus.sentence_stream, files))
         words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
         prepare.check_shared(listed, other, prepare.word_list(words))
-        train = work.corpus("train", words)
-        heldout = work.corpus("heldout", words) if inputs[1] else None
+        train, heldout = (work.corpus(name, words) if name in inputs else None for name in ("train", "heldout"))
         frequencies = prepare.count_indices(train, len(words) + 2) if o["n_samples"] else None
         task = tasks.SkipThoughtsTask(train, folder, prepare.word_list(words), heldout=heldout, counts=frequencies,
                                       init=options.init, device=device, **o)
@@ -274,8 +279,8 @@ def _train_decoder(options: argparse.Namespace) -> int:
     o, verbose, saveto = given_options(options, tasks.DECODER), not options.quiet, options.output
     if options.embeddings and options.init:
         raise UsageError("--embeddings and --init both say what to start from: give one of them")
-    inputs = [corpus.books(options.texts), corpus.books(options.heldout) if options.heldout else []]
-    _check_start(saveto, options, [*inputs[0], *inputs[1], *filter(None, [options.embeddings])])
+    inputs = _texts(options)
+    _check_start(saveto, options, [*sum(inputs.values(), []), *filter(None, [options.embeddings])])
     device = device_of(options)
     if options.init and options.vocab is None:
         options.vocab = prepare.dictionary_of(options.init, tasks.decoder_dictionary)
@@ -284,10 +289,9 @@ def _train_decoder(options: argparse.Namespace) -> int:
     work_folder, dictionary = f"{saveto}.data", tasks.decoder_dictionary(saveto)
     with _refusing(saveto, work_folder, dictionary):
         work = prepare.WorkFolder(work_folder, verbose)
-        for name, files in zip(("train", "heldout"), inputs):
-            if files:
-                work.texts(name, f"passages {least} {most} of sentences", files,
-                           partial(corpus.passages, files, least, most, tokenized=True, between="\t"))
+        for name, files in inputs.items():
+            work.texts(name, f"passages {least} {most} of sentences", files,
+                       partial(corpus.passages, files, least, most, tokenized=True, between="\t"))
         words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
         names = prepare.word_list(words)
         o["n_words"] = min(o["n_words"], len(names))
@@ -298,16 +302,14 @@ def _train_decoder(options: argparse.Namespace) -> int:
         if options.embeddings:
             given = vocabulary.load_word_vectors(options.embeddings)
             embeddings = vocabulary.initial_vectors(given, names, o["dim_word"], o["seed"], options.embeddings)
-        data = []
-        for name, files in zip(("train", "heldout"), inputs):
-            if files:
-                encoded = work.corpus(name, words)
-                data.append((encoded, work.vectors(name, model, model_key, len(encoded), o["context"])))
-        passages, vectors = data[0]
+        data = {}
+        for name in inputs:
+            encoded = work.corpus(name, words)
+            data[name] = encoded, work.vectors(name, model, model_key, len(encoded), o["context"])
+        passages, vectors = data["train"]
         frequencies = prepare.count_indices(passages, o["n_words"]) if o["n_samples"] else None
-        task = tasks.DecoderTask(passages, vectors, saveto, heldout=data[1] if len(data) > 1 else None,
-                                 vocabulary=names, counts=frequencies, embeddings=embeddings, init=options.init,
-                                 device=device, **o)
+        task = tasks.DecoderTask(passages, vectors, saveto, heldout=data.get("heldout"), vocabulary=names,
+                                 counts=frequencies, embeddings=embeddings, init=options.init, device=device, **o)
         return _train(task, saveto, options, "perplexity", [saveto, f"{saveto}.pkl", dictionary],
                       lambda: vocabulary.save_dictionary(dictionary, words, counts))
 

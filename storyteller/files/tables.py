@@ -143,10 +143,7 @@ class _TableUnpickler(SafeUnpickler):
         for item in items:
             if item is not _ROW:
                 raise Refused(f"has an item of type {type(item).__name__} where an array of numbers is expected")
-        self.stack[-1].extend(items)
-
-    def load_append(self) -> None:
-        self.load_appends([self.stack.pop()])
+        super().load_appends(items)
 
     # ---- rows
 

@@ -419,17 +419,14 @@ class SafeUnpickler(_Unpickler):
     def load_memoize(self) -> None:
         self.put(len(self.memo))
 
-    def load_appends(self) -> None:
-        items = self.pop_mark()
+    def load_appends(self, items: list | None = None) -> None:
+        items = self.pop_mark() if items is None else items
         if type(self.stack[-1]) is not list:
             raise Refused("is a damaged pickle (items without a list)")
         self.stack[-1].extend(items)
 
     def load_append(self) -> None:
-        value = self.stack.pop()
-        if type(self.stack[-1]) is not list:
-            raise Refused("is a damaged pickle (items without a list)")
-        self.stack[-1].append(value)
+        self.load_appends([self.stack.pop()])
 
     # ---- what announces a size, or holds text
 

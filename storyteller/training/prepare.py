@@ -22,7 +22,6 @@ from ..errors import StorytellerError
 from ..progress import counted, progress_bar
 from . import vocabulary
 from .corpus import EncodedCorpus, named
-from .vocabulary import END, UNKNOWN
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +74,7 @@ def number_words(dictionary: str | None, n_words: int, texts: Iterable[str], ver
         raise StorytellerError(f"{dictionary}: its words are not numbered 2, 3, ... without gaps; make the "
                                "dictionary with `storyteller vocab`")
     # A text may hold the word UNK itself, which has its index already.
-    names = [word for word in word_list(words)[2:] if word not in (vocabulary.END, vocabulary.UNKNOWN)]
+    names = [word for word in word_list(words)[2:] if word not in (text.END, text.UNK)]
     words = {word: i for i, word in enumerate(names, start=2)}
     if counts:
         _log.info("%s, %.2f %% of the running ones", counted(len(words), "word"),
@@ -109,8 +108,8 @@ def dictionary_of(init: str, where: Callable[[str], str]) -> str:
 
 
 def word_list(words: Mapping[str, int]) -> list[str]:
-    """The words of a model in the order of their indices, END and UNKNOWN first."""
-    return [END, UNKNOWN, *sorted(words, key=words.__getitem__)]
+    """The words of a model in the order of their indices, ``<eos>`` and ``UNK`` first."""
+    return [text.END, text.UNK, *sorted(words, key=words.__getitem__)]
 
 
 class WorkFolder:

@@ -123,13 +123,11 @@ class _WordTask(ABC):
         from .. import backend as be
         return inputs + ([be.int_vector("samples")] if self._proposal else [])
 
-    def _word_cost(self, inputs: list[Any], count: int) -> losses.WordCost:
+    def _word_cost(self, inputs: list[Any]) -> losses.WordCost:
         from .. import backend as be
-        options = self.options
-        if self._proposal is None:
-            return losses.WordCost(epsilon=options["epsilon"], smoothing=options["label_smoothing"])
-        return losses.WordCost(epsilon=options["epsilon"], smoothing=options["label_smoothing"],
-                               samples=inputs[count], log_expected=be.shared(self._proposal.log_expected()))
+        sampled = {} if self._proposal is None else {"samples": inputs[-1],
+                                                     "log_expected": be.shared(self._proposal.log_expected())}
+        return losses.WordCost(self.options["epsilon"], self.options["label_smoothing"], **sampled)
 
     def _with_samples(self, arrays: Sequence[np.ndarray], rng: np.random.Generator) -> list[np.ndarray]:
         return [*arrays, *([self._proposal.draw(rng)] if self._proposal else [])]
@@ -255,7 +253,7 @@ class DecoderTask(_WordTask):
     def inputs(self) -> list[Any]:
         """Symbolic inputs of a minibatch."""
         from .. import backend as be
-        inputs = losses.decoder_inputs()
+        inputs = self._plain_inputs()
         if self.options["word_dropout"]:
             inputs.append(be.vector("read"))
         if self.options["dropout"]:
@@ -265,13 +263,11 @@ class DecoderTask(_WordTask):
     def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
         """The cost of a minibatch as a graph."""
         named = {variable.name: variable for variable in inputs}
-        words = self._word_cost(inputs, len(inputs) - bool(self._proposal))
-        x, mask, ctx = inputs[:3]
-        return losses.decoder_cost(p, x, mask, ctx, words, self._put_back, named.get("read"), named.get("drop"))
+        return losses.decoder_cost(p, *inputs[:3], self._word_cost(inputs), self._put_back, named.get("read"),
+                                   named.get("drop"))
 
     def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
-        x, mask, ctx = inputs
-        return losses.decoder_cost(p, x, mask, ctx, words, self._put_back)
+        return losses.decoder_cost(p, *inputs, words, self._put_back)
 
     @property
     def _put_back(self) -> losses.PutBack | None:
@@ -368,10 +364,8 @@ class SkipThoughtsTask(_WordTask):
         self._heldout = []
         if heldout is not None:
             rows = heldout.triplets()
-            for batch in _some_batches(heldout.triplet_lengths(rows), o):
-                found = self._arrays(heldout, rows[batch])
-                if found is not None:
-                    self._heldout.append(found)
+            found = (self._arrays(heldout, rows[batch]) for batch in _some_batches(heldout.triplet_lengths(rows), o))
+            self._heldout = [arrays for arrays in found if arrays is not None]
 
     @property
     def archive(self) -> str:
@@ -389,12 +383,10 @@ class SkipThoughtsTask(_WordTask):
                 return None
             arrays += found[:6]
         # Words that are predicted: both neighbours', in both directions.
-        return arrays, float(sum(arrays[i].sum() for i in range(3, len(arrays), 6))
-                             + sum(arrays[i].sum() for i in range(5, len(arrays), 6)))
+        return arrays, float(sum(mask.sum() for mask in arrays[3::6] + arrays[5::6]))
 
     def _plain_inputs(self) -> list[Any]:
-        inputs = losses.skipthoughts_inputs()
-        return inputs + losses.skipthoughts_inputs() if self.options["bidirectional"] else inputs
+        return [variable for _ in range(1 + self.options["bidirectional"]) for variable in losses.skipthoughts_inputs()]
 
     def inputs(self) -> list[Any]:
         """Symbolic inputs of a minibatch."""
@@ -409,8 +401,7 @@ class SkipThoughtsTask(_WordTask):
 
     def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
         """The cost of a minibatch as a graph."""
-        count = 12 if self.options["bidirectional"] else 6
-        return self._exact_cost(p, inputs[:count], self._word_cost(inputs, count))
+        return self._exact_cost(p, inputs, self._word_cost(inputs))
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
         """Arrays of a minibatch, and what its cost is a sum over."""

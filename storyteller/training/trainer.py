@@ -263,12 +263,15 @@ class Trainer:
             After Ctrl-C and SIGTERM (status 143), when the current update is done and a checkpoint
             is written.
         """
-        options, history = self.task.options, []
+        options, log = self.task.options, _Log(log_path(self.saveto), self.update)
         start, before = time.perf_counter(), (self.update, self.seconds, self._words)
         stopped = "all epochs done"
-        log: _Log | None = None
         minibatches = self._minibatches(options["max_epochs"])
         saved = start
+
+        def rate() -> float:
+            return (self._words - before[2]) / max(1e-9, self.seconds - before[1])
+
         # NumPy would warn of the numbers that are too large, which are told below.
         with np.errstate(all="ignore"), _Interruption() as interruption, \
                 progress_bar(max_updates, "training", "update", verbose, self.update) as bar:
@@ -301,19 +304,14 @@ class Trainer:
                 self.seconds = before[1] + time.perf_counter() - start
                 bar.update()
                 if self.update % options["dispFreq"] == 0 or self.update % options["validFreq"] == 0:
-                    row = self._row(norm)
-                    if self.update % options["validFreq"] == 0:
-                        row["heldout"] = self._validate()
+                    row = self._row(norm, None if self.update % options["validFreq"] else self._validate())
                     self._since_row = [0.0, 0.0]
-                    history.append(row)
-                    log = log or _Log(log_path(self.saveto), before[0])
                     log.write(row)
-                    rate = (self._words - before[2]) / max(1e-9, self.seconds - before[1])
-                    bar.set_postfix_str(f"cost {row['cost']:.3f}, {rate:,.0f} {self.task.unit}/s, best {self.best}")
+                    bar.set_postfix_str(f"cost {row['cost']:.3f}, {rate():,.0f} {self.task.unit}/s, best {self.best}")
                     if verbose:
                         _log.info("update %d, epoch %d: cost %.4f%s, %.0f %s/s", self.update, row["epoch"],
                                   row["cost"], "" if row["heldout"] is None else
-                                  f", held-out {row['heldout']:.4f}", rate, self.task.unit)
+                                  f", held-out {row['heldout']:.4f}", rate(), self.task.unit)
                 if verbose and self.update % options["sampleFreq"] == 0:
                     for line in self.task.sample(self.arrays()):
                         _log.info("  %s", line)
@@ -324,20 +322,16 @@ class Trainer:
             value = self._validate()
             # After --minutes or --updates the last measure stands in the log, too, and the cost up to it.
             if self.update > before[0] and (value is not None or self._since_row[1]):
-                row = {**self._row(norm), "heldout": value}
-                history.append(row)
-                log = log or _Log(log_path(self.saveto), before[0])
-                log.write(row)
+                log.write(self._row(norm, value))
         self.save_checkpoint()
-        rate = (self._words - before[2]) / max(1e-9, self.seconds - before[1])
-        return Summary(self.update, self.task.batches.epoch, self.seconds, rate, self.best, stopped, history)
+        return Summary(self.update, self.task.batches.epoch, self.seconds, rate(), self.best, stopped, log.rows)
 
-    def _row(self, norm: float) -> dict[str, Any]:
+    def _row(self, norm: float, heldout: float | None) -> dict[str, Any]:
         """A row of the log; without a cost where no update was done since the last."""
         cost, words = self._since_row
         return {"update": self.update, "epoch": self.task.batches.epoch, "seconds": round(self.seconds, 2),
                 "words": int(self._words), "cost": cost / words if words else None,
-                "gradient_norm": norm if words else None, "heldout": None}
+                "gradient_norm": norm if words else None, "heldout": heldout}
 
     def _minibatches(self, epochs: int) -> Iterator[tuple[list[np.ndarray], float]]:
         batches = self.task.batches
@@ -430,23 +424,29 @@ class _Interruption:
 
 
 class _Log:
-    """The .csv of a training; rows behind the update that it resumes from are dropped."""
+    """The .csv of a training, begun with its first row; rows behind the update that it resumes from are dropped."""
 
     def __init__(self, path: str, update: int):
-        self._path = Path(path)
+        self._path, self._update = Path(path), update
+        self.rows: list[dict[str, Any]] = []    # of this run
+
+    def _begin(self) -> None:
         kept: list[list[str]] = []
-        if update and self._path.exists():
+        if self._update and self._path.exists():
             try:
                 with open(self._path, newline="", encoding="utf-8") as file:
                     # A training that was killed may have left half a row.
                     kept = [row for row in csv.reader(file) if len(row) == len(COLUMNS)
-                            and row[0].isdigit() and int(row[0]) <= update]
+                            and row[0].isdigit() and int(row[0]) <= self._update]
             except (OSError, ValueError, csv.Error) as error:
                 _log.warning("the training log %s cannot be read (%s); it is begun anew", self._path, error)
         with files.write_atomically(self._path) as file:
             file.write("".join(",".join(row) + "\n" for row in [COLUMNS, *kept]).encode("utf-8"))
 
     def write(self, row: dict[str, Any]) -> None:
+        if not self.rows:
+            self._begin()
+        self.rows.append(row)
         values = ["" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
                   for value in map(row.get, COLUMNS)]
         try:

@@ -19,15 +19,14 @@ from ..errors import StorytellerError, check_count
 from ..files import load_counts, open_file
 from ..layers import init_matrix
 from ..progress import progress_bar
-from ..text import build_dictionary, each_text
+from ..text import END, END_ID, UNK, UNK_ID, build_dictionary, each_text
 
 __all__ = ["build", "coverage", "expand", "fit_expansion", "initial_vectors", "load_counts",
            "load_word_vectors", "save_dictionary"]
 
 _log = logging.getLogger(__name__)
 
-END, UNKNOWN = "<eos>", "UNK"  # rows 0 and 1 of every table
-_CHUNK = 65536                 # words that are expanded at a time
+_CHUNK = 65536      # words that are expanded at a time
 
 
 def build(texts: Iterable[str], max_words: int | None = None, min_count: int = 1,
@@ -151,11 +150,7 @@ def fit_expansion(word_vectors: Any, Wemb: np.ndarray, worddict: Mapping[str, in
     import scipy.linalg
 
     names, matrix = _named_rows(word_vectors)
-    return _fit(scipy.linalg.lstsq, names, matrix, *_checked(Wemb, worddict, n_words))
-
-
-def _fit(lstsq: Any, names: list[str], matrix: np.ndarray, Wemb: np.ndarray, indices: dict[str, int],
-         ) -> tuple[np.ndarray, np.ndarray, int]:
+    Wemb, indices = _checked(Wemb, worddict, n_words)
     rows = {word: row for row, word in enumerate(names)}
     shared = [word for word in indices if word in rows]
     if not shared:
@@ -171,7 +166,7 @@ def _fit(lstsq: Any, names: list[str], matrix: np.ndarray, Wemb: np.ndarray, ind
                      len(shared), source.shape[1] + 1)
     # The intercept by centring, so that the smallest map does not shrink it.
     at, to = source.mean(axis=0), target.mean(axis=0)
-    coef = lstsq(source - at, target - to)[0].T
+    coef = scipy.linalg.lstsq(source - at, target - to)[0].T
     return coef, to - coef @ at, len(shared)
 
 
@@ -213,16 +208,14 @@ def expand(word_vectors: Any, Wemb: np.ndarray, worddict: Mapping[str, int], n_w
     Write the words one a line and the table with ``numpy.save`` for ``dictionary.txt`` and
     ``utable.npy`` of a skip-thoughts model.
     """
-    import scipy.linalg
-
     names, matrix = _named_rows(word_vectors)
+    coef, intercept, shared = fit_expansion((names, matrix), Wemb, worddict, n_words)
     Wemb, indices = _checked(Wemb, worddict, n_words)
-    coef, intercept, shared = _fit(scipy.linalg.lstsq, names, matrix, Wemb, indices)
     _log.info("%d of %d words of the model have foreign vectors; the map is fitted to these.",
               shared, len(indices))
     kept = [row for row, word in enumerate(names) if "_" not in word]
     words = OrderedDict((names[row], i) for i, row in enumerate(kept))
-    own = {END: 0, UNKNOWN: 1, **indices}
+    own = {END: END_ID, UNK: UNK_ID, **indices}
     for word in own:
         words.setdefault(word, len(words))
     table = np.empty((len(words), Wemb.shape[1]), dtype=np.float32)
