@@ -65,6 +65,20 @@ def on_page_markdown(markdown, page, config, files):
     return re.sub(r'(<img\b[^>]*\bsrc=")([^"]+)', lambda found: found[1] + target(found[2]), markdown)
 
 
+def on_page_content(html, page, config, files):
+    """The docstrings' roles become links, and their examples code: docstrings are reST, pages Markdown."""
+    module = page.file.src_uri.removeprefix("reference/").removesuffix(".md")
+
+    def link(found: re.Match) -> str:
+        name = found[1].lstrip("~.")
+        full = name if name.startswith("storyteller") else f"{module}.{name}"
+        return f'<autoref optional identifier="{full}"><code>{name}</code></autoref>'
+    html = re.sub(r":(?:func|class|meth|mod|data|attr|exc):<code>([^<]*)</code>", link, html)
+    return re.sub(r"(?:<blockquote>\s*){3}<p>(.*?)</p>\s*(?:</blockquote>\s*){3}",
+                  lambda found: f"<pre><code>{re.sub('  +# doctest: [+]SKIP', '', found[1])}</code></pre>\n", html,
+                  flags=re.DOTALL)
+
+
 @functools.lru_cache(1)     # `mkdocs serve` builds again and again
 def _gallery() -> str:
     return gallery.page()
