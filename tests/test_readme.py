@@ -1,21 +1,83 @@
-"""The documentation names what is there."""
+"""The README's snippets run as pasted, in order; the documentation names what is there."""
 from __future__ import annotations
 
+import glob
 import importlib
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
 
-from storyteller import cli
+from storyteller import cli, config
+from tests.practice import STORY
+from tests.test_training import sentences
 
 ROOT = Path(__file__).parent.parent
+TINY = "--dim 12 --dim-word 8 --batch-size 8 --max-epochs 1".split()   # the defaults are the published models' sizes
+# What is run elsewhere: by .ci/run, or until it is stopped.
+ELSEWHERE = ("python3 ", "tests/run", "storyteller serve")
 
 
 def snippets(page: Path) -> list[tuple[str, str]]:
     """Language and text of each block of code that names its language."""
     return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, vgg_file):
+    """A folder with the files that the snippets name."""
+    def book(seed):
+        lines = [f"{line[0].upper()}{line[1:-2]}." for line in sentences(400, seed)]
+        return "\n".join(" ".join(lines[i:i + n]) for i, n in zip(range(0, 400, 25), [25, 10] * 8)) + "\n"
+
+    shutil.copytree(ROOT / "images", tmp_path / "images")
+    (tmp_path / "photos").mkdir()
+    for copy in ("photo.jpg", "photos/one.jpg", "photos/two.jpg"):
+        shutil.copy(ROOT / "images" / "ex2.jpg", tmp_path / copy)
+    (tmp_path / "novels").mkdir()
+    for seed, name in enumerate(("novel.txt", "heldout.txt", "novels/one.txt", "novels/two.txt")):
+        (tmp_path / name).write_text(book(seed), encoding="utf-8")
+    for name in ("sentences.txt", "captions.txt"):
+        (tmp_path / name).write_text("a cat sits on a table\na dog runs along the sea\n", encoding="utf-8")
+    models = tmp_path / "published"     # in the originals' formats and under their names
+    shutil.copytree(STORY / "models", models / "skipthoughts")
+    for ours, theirs in (("decoder.npz", "romance.npz"), ("decoder.npz.pkl", "romance.npz.pkl"),
+                         ("decoder_dictionary.pkl", "romance_dictionary.pkl"), ("captions.txt", "coco_train_caps.txt"),
+                         *[(name, name) for name in ("coco_embedding.npz", "coco_embedding.npz.pkl",
+                                                     "coco_embedding.npz.dictionary.pkl", "caption_style.npy",
+                                                     "romance_style.npy")]):
+        shutil.copy(STORY / ours, models / theirs)
+    (models / "vgg19.pkl").symlink_to(vgg_file)
+    for name in ("caption_style.npy", "romance_style.npy"):
+        shutil.copy(STORY / name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/guides.md"])
+def test_snippets_run_as_pasted(page, place, capsys):
+    names: dict[str, object] = {}
+    ran = []
+    for language, snippet in snippets(ROOT / page):
+        snippet = snippet.replace("'/models/", f"'{place}/published/")
+        if language == "python" and "FLAG_CPU_MODE" in snippet:     # a settings file
+            (place / "published.py").write_text(snippet, encoding="utf-8")
+            settings = config.load(place / "published.py")
+            settings.require()
+            assert set(settings.paths) == set(config.FILES)
+        elif language == "python":
+            exec(compile(snippet, page, "exec"), names)
+        else:
+            for line in snippet.splitlines():
+                if line.strip() and not line.startswith(("#", *ELSEWHERE)):
+                    program, *words = shlex.split(line, comments=True)
+                    assert program == "storyteller", line
+                    words = [name for word in words for name in (sorted(glob.glob(word)) or [word])]
+                    assert cli.main([*words, *TINY * (words[0] == "train")]) == 0, capsys.readouterr().err
+        ran.append(language)
+    assert len(ran) > 5 and set(ran) == {"sh", "python"}
 
 
 @pytest.mark.parametrize("page", sorted(page.name for page in (ROOT / "docs").glob("*.md")))
