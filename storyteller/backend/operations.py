@@ -41,7 +41,7 @@ class _Operation(Op):
     kinds, ndims = "f", (2,)
 
     def __init__(self, *values):
-        vars(self).update(zip(self.__props__, values))
+        self.__dict__.update(zip(self.__props__, values))
 
     def kind_of_each(self, inputs):
         return self.kinds.ljust(len(inputs), self.kinds[-1])[:len(inputs)]
@@ -389,9 +389,8 @@ class _SoftmaxOutput(_Differentiable):
     __props__ = ("epsilon", "smoothing", "gradient")
     kinds = "fffim"
 
-    @property
-    def ndims(self):
-        return (0, 2, 2, 1) if self.gradient else (0,)
+    def results(self, *inputs):
+        return [tensor_of(ndim) for ndim in ((0, 2, 2, 1) if self.gradient else (0,))]
 
     def compute(self, x, W, b, targets, weights):
         return kernels.softmax_output(x, W, b, targets, weights, self.epsilon, self.smoothing, self.gradient)

@@ -260,7 +260,8 @@ def _train_skipthoughts(options: argparse.Namespace) -> int:
             work.texts(name, "sentences", files, partial(corpus.sentence_stream, files))
         words, counts = prepare.number_words(options.vocab, o["n_words"], work.lines("train"), verbose)
         prepare.check_shared(listed, other, prepare.word_list(words))
-        train, heldout = (work.corpus(name, words) if name in inputs else None for name in ("train", "heldout"))
+        train = work.corpus("train", words)
+        heldout = work.corpus("heldout", words) if "heldout" in inputs else None
         frequencies = prepare.count_indices(train, len(words) + 2) if o["n_samples"] else None
         task = tasks.SkipThoughtsTask(train, folder, prepare.word_list(words), heldout=heldout, counts=frequencies,
                                       init=options.init, device=device, **o)

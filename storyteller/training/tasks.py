@@ -263,11 +263,13 @@ class DecoderTask(_WordTask):
     def cost(self, p: dict[str, Any], inputs: list[Any]) -> Any:
         """The cost of a minibatch as a graph."""
         named = {variable.name: variable for variable in inputs}
-        return losses.decoder_cost(p, *inputs[:3], self._word_cost(inputs), self._put_back, named.get("read"),
+        x, mask, ctx = inputs[:3]
+        return losses.decoder_cost(p, x, mask, ctx, self._word_cost(inputs), self._put_back, named.get("read"),
                                    named.get("drop"))
 
     def _exact_cost(self, p: dict[str, Any], inputs: list[Any], words: losses.WordCost) -> Any:
-        return losses.decoder_cost(p, *inputs, words, self._put_back)
+        x, mask, ctx = inputs
+        return losses.decoder_cost(p, x, mask, ctx, words, self._put_back)
 
     @property
     def _put_back(self) -> losses.PutBack | None:
