@@ -67,7 +67,8 @@ setup(
         "parquet": ["pyarrow>=12"],
         "dask": ["distributed>=2023.1"],
         "completion": ["argcomplete>=3"],
-        "gpu": [f"jax>=0.4.30; {NEW}"],
+        "gpu": [f"jax[cuda12]>=0.5; {NEW} and sys_platform == 'linux'"],
+        "jax": [f"jax>=0.5; {NEW}"],        # without CUDA: the GPU's code on the CPU, for tests
         "web": ["fastapi>=0.115", "uvicorn>=0.30"],
         "browser": ["playwright>=1.40"],                   # for the tests of the page, with a Chromium
         "test": ["pytest>=7", "h5py>=3.7"],

@@ -56,6 +56,19 @@ def versions() -> dict[str, str]:
             "linear algebra": "; ".join(sorted(blas)) or "unknown"}
 
 
+def devices(cpu_mode: bool = True) -> dict[str, str]:
+    """What there is to compute on, and what the parts would use with this ``FLAG_CPU_MODE``, or why they cannot."""
+    from . import backend
+    there = f"{backend.DIALECT} on the CPU"
+    with suppress(ImportError):
+        there = f"{there}; {backend.jax_device.found()}" if backend.DIALECT == "pytensor" else there
+    try:
+        used = backend.choose_device(cpu_mode)
+    except StorytellerError as error:
+        used = f"none, for {error}"
+    return {"devices": there, "parts compute on": used}
+
+
 @dataclass(frozen=True)
 class Finding:
     """What was found out about one file: its status and what to do."""

@@ -58,11 +58,12 @@ class Decoder(Model):
     ``dec["worddict"]`` (word -> index), ``dec["f_init"]`` and ``dec["f_next"]`` are answered, too.
     """
 
-    _compiled = ("_init", "_next")
+    _compiled = ("_init", "_next", "_graph", "_beams")
 
     def __init__(self, options: dict, params: dict[str, np.ndarray], vocabulary: list[str],
-                 device: str = "cpu"):
-        self.options, self.vocabulary, self._device = options, vocabulary, device
+                 device: str | None = None):
+        from . import backend
+        self.options, self.vocabulary, self._device = options, vocabulary, backend.device_of(device)
         self.dimctx, self.dim = params["ff_state_W"].shape
         self._params = {name: value for name, value in params.items() if not name.startswith("decoder_")}
         self._gru = join_gru(params, "decoder")
@@ -88,7 +89,10 @@ class Decoder(Model):
             back = h0 + be.rows_or_zeros(p["sentences"], k) - state
             state = state + (np.float32(self.put_back) * ended).dimshuffle(0, "x") * back
         top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
-        self._next = be.function(inputs, [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state], self._device)
+        logits = dense(top, p["ff_logit_W"], p["ff_logit_b"])
+        self._next = be.function(inputs, [logits, state], self._device)
+        self._graph = inputs, logits, state
+        self._beams: dict[tuple[int, bool], Any] = {}
 
     def f_init(self, ctx: np.ndarray) -> np.ndarray:
         """First states: tanh(ctx . ff_state_W + ff_state_b), (n, dimctx) -> (n, dim).
@@ -116,12 +120,19 @@ class Decoder(Model):
         if not self.put_back:
             logits, state = self._next(y, state)
             return logits, state
-        dim, ended = self.dim, np.isin(y, self._ends)
-        count = state[:, -1] + ended
-        k = np.where(ended, np.minimum(count, len(self._params["sentences"])) - 1, -1).astype(np.int64)
+        dim = self.dim
+        k, ended, count = self._sentences_ended(y, state[:, -1])
         h0 = np.ascontiguousarray(state[:, dim:2 * dim])
-        logits, h = self._next(y, np.ascontiguousarray(state[:, :dim]), h0, k, ended.astype(np.float32))
+        logits, h = self._next(y, np.ascontiguousarray(state[:, :dim]), h0, k, ended)
         return logits, np.concatenate([h, h0, count[:, None].astype(np.float32)], axis=1)
+
+    def _sentences_ended(self, y: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """For last words (n,) and how many sentences have ended before them: the vector that is added, or -1, whether
+        a sentence has ended (0 or 1, float32), and how many have by now."""
+        ended = np.isin(y, self._ends)
+        count = before + ended
+        k = np.where(ended, np.minimum(count, len(self._params["sentences"])) - 1, -1).astype(np.int64)
+        return k, ended.astype(np.float32), count
 
     def f_next(self, y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Like :meth:`step`, with probabilities (n, n_words) in place of logits.
@@ -132,6 +143,51 @@ class Decoder(Model):
         logits = logits - logits.max(axis=1, keepdims=True)
         p = np.exp(logits)
         return p / p.sum(axis=1, keepdims=True), state
+
+    def expander(self, state: np.ndarray, width: int, use_unk: bool) -> search.Expander:
+        """:func:`storyteller.search.expander` of this decoder, for a beam no wider than `width`.
+
+        Through JAX states and logits stay on the device, which chooses the continuations as well.
+        """
+        from . import backend as be
+        if not be.on_jax(self._device):
+            return search.expander(self.step, state, use_unk)
+        size, dim = be.bucket(width), self.dim
+        if (size, use_unk) not in self._beams:      # two threads may both compile it: either's will do
+            self._beams[size, use_unk] = self._beam(size, use_unk)
+        choose, states = self._beams[size, use_unk], np.repeat(state[:, :dim], size, axis=0)
+        first, ended_before = states, np.zeros(1, dtype=np.int64)
+
+        def expand(words: np.ndarray, costs: np.ndarray, parents: np.ndarray, count: int,
+                   ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+            nonlocal states, ended_before
+            n, put_back = len(words), []
+            if self.put_back:
+                k, ended, ended_before = self._sentences_ended(words, ended_before[parents])
+                put_back = [first, be.padded(k, size, -1), be.padded(ended, size)]
+            # Hypotheses that are none cost so much that nothing goes on from them.
+            normaliser, best, where, states = choose(
+                be.padded(parents, size), be.padded(costs, size, np.inf), be.padded(words, size, search.FIRST), states,
+                *put_back)
+            normaliser, best, where = be.fetch(normaliser, best, where)
+            search.check_logits(normaliser[:n])
+            found = np.flatnonzero(np.isfinite(best[:count]))
+            rows, columns = np.divmod(where[found], len(self.vocabulary))
+            return best[found], rows, columns
+        return expand
+
+    def _beam(self, size: int, use_unk: bool) -> Any:
+        """The cheapest continuations of `size` hypotheses, chosen on the device."""
+        from . import backend as be
+        (y, h, *put_back), logits, state = self._graph
+        parents, costs, states = be.int_vector("parents"), be.vector("costs"), be.matrix("states")
+        normaliser = be.log_sum_exp(logits)
+        total = (costs + normaliser).dimshuffle(0, "x") - logits
+        if not use_unk:
+            total = total + be.constant(search.UNK_COST * (np.arange(len(self.vocabulary)) == UNK_ID))
+        values, where = be.largest(-total.flatten(), size)
+        return be.train_function([parents, costs, y, states, *put_back], [normaliser, -values, where, state],
+                                 device=self._device, fetched=False, given={h: states[parents]})
 
     def _items(self) -> dict[str, Callable[[], Any]]:
         return {"options": lambda: self.options, "f_init": lambda: self.f_init, "f_next": lambda: self.f_next,
@@ -144,7 +200,7 @@ class Decoder(Model):
 
 
 def load_model(path_to_model: str | os.PathLike | None = None, path_to_dictionary: str | os.PathLike | None = None,
-               device: str = "cpu") -> Decoder:
+               device: str | None = None) -> Decoder:
     """Load a decoder; without arguments the settings' one, see :func:`storyteller.config.load`.
 
     Parameters
@@ -154,8 +210,8 @@ def load_model(path_to_model: str | os.PathLike | None = None, path_to_dictionar
         appended.
     path_to_dictionary : path, optional
         ``romance_dictionary.pkl``: a pickled dict word -> index, 0 and 1 being ``<eos>`` and ``UNK``.
-    device : str
-        See :mod:`storyteller.backend`.
+    device : str, optional
+        See :func:`storyteller.backend.device_of`.
 
     Returns
     -------
@@ -284,7 +340,9 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
                     or len(h.words) > 1]
             return len(best) >= n_best and best[n_best - 1] <= cheapest_live
 
-        hypotheses = search.beam_search(dec.step, state, beam_width, maxlen, use_unk, should_stop)
+        beam_width, use_unk = check_count("beam width", beam_width), check_flag("use_unk", use_unk)
+        hypotheses = search.beam_search(dec.step, state, beam_width, maxlen, use_unk, should_stop,
+                                        dec.expander(state, beam_width, use_unk))
         found = list(search.passages_in_order(hypotheses))
     if check_flag("whole_sentences", whole_sentences):
         return _to_sentences(dec, state, found)[:n_best]

@@ -77,8 +77,9 @@ class EfficientNetLite0(Model):
 
     _compiled = ("layers", "_input", "_functions")
 
-    def __init__(self, params: dict[str, np.ndarray], device: str = "cpu"):
-        self._params, self._device = params, device
+    def __init__(self, params: dict[str, np.ndarray], device: str | None = None):
+        from . import backend as be
+        self._params, self._device = params, be.device_of(device)
         self._compile()
 
     def _summary(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections.abc import Sequence
 from typing import IO, Any, Callable
 
@@ -47,11 +48,13 @@ class JointEmbedding(Model):
     answered, too.
     """
 
-    _compiled = ("_images", "_projected")
+    _compiled = ("_images", "_projected", "_kept", "_keeping")
 
     def __init__(self, options: dict, params: dict[str, np.ndarray], worddict: dict[str, int],
-                 paths: Sequence[str], device: str = "cpu"):
-        self.options, self.worddict, self.paths, self._device = options, worddict, tuple(paths), device
+                 paths: Sequence[str], device: str | None = None):
+        from . import backend
+        self.options, self.worddict, self.paths = options, worddict, tuple(paths)
+        self._device = backend.device_of(device)
         self._W, self._b, self._Wemb = params["ff_image_W"], params["ff_image_b"], params["Wemb"]
         self.dim_image, self.dim = self._W.shape
         self.n_words = len(self._Wemb)
@@ -67,6 +70,8 @@ class JointEmbedding(Model):
         x = be.matrix("x")
         self._images = be.function([x], [dense(x, be.shared(self._W), be.shared(self._b))], self._device)
         self._projected: np.ndarray | None = None
+        self._kept: tuple[Any, Any, dict[int, Any]] | None = None   # vectors, those on the device, functions
+        self._keeping = threading.Lock()
 
     def _items(self) -> dict[str, Callable[[], Any]]:
         return {"options": lambda: self.options, "worddict": lambda: self.worddict,
@@ -78,6 +83,28 @@ class JointEmbedding(Model):
         arrays = [self._W, self._b, self._Wemb, *(self._gru.params.values() if self._gru else ())]
         indices = np.fromiter(self.worddict.values(), np.int64, len(self.worddict))
         return cache.fingerprint(*arrays, self.worddict, indices)
+
+    def nearest(self, vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """:func:`nearest` on this model's device, where the vectors last asked about stay."""
+        from . import backend as be
+        k, query = _checked_query(vectors, query, k)
+        if not be.on_jax(self._device) or not len(vectors):
+            return nearest(vectors, query, k)
+        with self._keeping:
+            if self._kept is None or self._kept[0] is not vectors:
+                self._kept = None       # lets go of the old ones first
+                self._kept = vectors, be.shared(vectors), {}
+            _, kept, functions = self._kept
+            size = min(be.bucket(k), len(vectors))
+            if size not in functions:
+                x = be.matrix("x")
+                scores = be.dot(kept, x).flatten()
+                functions[size] = be.train_function([x], [*be.largest(scores, size, last_first=True),
+                                                          be.total(scores)], device=self._device)
+        values, where, total = functions[size](query[:, None])
+        if not np.isfinite(total):
+            raise StorytellerError(_NOT_FINITE)
+        return where[:k], values[:k]
 
     def indices(self, sentence: str) -> np.ndarray:
         """Word indices of a tokenised sentence, the final 0 (``<eos>``) included.
@@ -123,7 +150,7 @@ def _checked(model: Any) -> JointEmbedding:
     return model
 
 
-def load_model(path_to_model: str | os.PathLike | None = None, device: str = "cpu") -> JointEmbedding:
+def load_model(path_to_model: str | os.PathLike | None = None, device: str | None = None) -> JointEmbedding:
     """Load a joint embedding.
 
     Parameters
@@ -132,8 +159,8 @@ def load_model(path_to_model: str | os.PathLike | None = None, device: str = "cp
         The archive ``coco_embedding.npz``; options and dictionary stand beside it as
         ``.npz.pkl`` and ``.npz.dictionary.pkl``.  By default the settings' model, see
         :func:`storyteller.config.load`.
-    device : str
-        See :mod:`storyteller.backend`.
+    device : str, optional
+        See :func:`storyteller.backend.device_of`.
 
     Returns
     -------
@@ -279,6 +306,18 @@ def embed_captions(model: JointEmbedding, captions: Sequence[str], path: str | o
     return cache.cached_rows("captions", path, key, (len(captions), model.dim), write, resumable=True)
 
 
+_NOT_FINITE = "vectors hold NaN or infinite values: make them anew with embed_captions"
+
+
+def _checked_query(vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[int, np.ndarray]:
+    k = check_count("k", k)
+    query = check_floats("query", query).reshape(-1)
+    if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f" or vectors.shape[1:] != query.shape:
+        raise StorytellerError(f"vectors are {shown(vectors)}: expected an array of floats (n, {len(query)}), as "
+                               "embed_captions gives it, for this query")
+    return k, query
+
+
 def nearest(vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k rows with the largest dot product, best first.
 
@@ -300,15 +339,11 @@ def nearest(vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray,
     StorytellerError
         If k is no count, query and vectors do not fit each other, or vectors are not finite.
     """
-    k = check_count("k", k)
-    query = check_floats("query", query).reshape(-1)
-    if not isinstance(vectors, np.ndarray) or vectors.dtype.kind != "f" or vectors.shape[1:] != query.shape:
-        raise StorytellerError(f"vectors are {shown(vectors)}: expected an array of floats (n, {len(query)}), as "
-                               "embed_captions gives it, for this query")
+    k, query = _checked_query(vectors, query, k)
     with np.errstate(invalid="ignore", over="ignore"):
         scores = vectors @ query
     if not np.isfinite(scores).all():
-        raise StorytellerError("vectors hold NaN or infinite values: make them anew with embed_captions")
+        raise StorytellerError(_NOT_FINITE)
     n = len(scores)
     if k < n:
         bound = np.partition(scores, n - k)[n - k]

@@ -20,9 +20,9 @@ from typing import Any, Callable, Union
 import numpy as np
 from numpy.linalg import norm
 
+from . import cache, decoder, embedding, skipthoughts, workers
 from . import candidates as choosing
 from . import config as _config
-from . import decoder, embedding, skipthoughts, workers
 from . import style as styles
 from .candidates import OF_BEAM, SAMPLING_OPTIONS
 from .decoder import Passage
@@ -60,6 +60,8 @@ class Models(MutableMapping):
         See :func:`storyteller.config.load`.
     verbose : bool
         Log each part as it loads, and show progress of long work.
+    device : str, optional
+        ``'cpu'`` or ``'gpu'``; by default what :func:`storyteller.backend.choose_device` says of the settings.
 
     Notes
     -----
@@ -71,13 +73,13 @@ class Models(MutableMapping):
     parts that were set by hand; the others are loaded again when they are looked up.
     """
 
-    def __init__(self, config: _config.ConfigLike = None, verbose: bool = True):
+    def __init__(self, config: _config.ConfigLike = None, verbose: bool = True, device: str | None = None):
         self.config = _config.load(config)
         self._verbose = verbose
         self._parts: dict[str, Any] = {}
         self._given: set[str] = set()       # keys of parts that were set by hand
         self._loading = threading.RLock()
-        self._device: str | None = None
+        self._device, self._asked = None, device
         self._loaders: dict[str, tuple[str, Callable[[], Any]]] = {
             "stv": ("skip-thoughts", self._skipthoughts), "dec": ("decoder", self._decoder),
             "vse": ("image-sentence embedding", self._embedding), "net": ("ConvNet", self._convnet),
@@ -129,7 +131,7 @@ class Models(MutableMapping):
 
     def copy(self) -> Models:
         """Another z with the same parts, those not loaded yet being its own."""
-        other = Models(self.config, self._verbose)
+        other = Models(self.config, self._verbose, self._asked)
         with self._loading:
             for key in set(other._loaders) - set(self._loaders):
                 del other._loaders[key]
@@ -143,7 +145,7 @@ class Models(MutableMapping):
     def __reduce__(self) -> tuple:
         with self._loading:
             given = {key: self._parts[key] for key in sorted(self._given)}
-            return _unpickled, (self.config, self._verbose, list(self._loaders), given)
+            return _unpickled, (self.config, self._verbose, list(self._loaders), given, self._asked)
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)
@@ -157,7 +159,11 @@ class Models(MutableMapping):
         """Where the parts compute, chosen once."""
         if self._device is None:
             from . import backend
-            self._device = backend.choose_device(self.config.cpu_mode)
+            self._device = (backend.choose_device(self.config.cpu_mode) if self._asked is None
+                            else backend.device_of(self._asked))
+            if backend.on_jax(self._device) and self._verbose:
+                inform(_log, "The first story compiles its programs for the device, which takes a while; they are kept "
+                       "in %s", cache.cache_dir())
         return self._device
 
     def _skipthoughts(self) -> skipthoughts.SkipThoughts:
@@ -215,15 +221,16 @@ PARTS: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "bpos": ("a style vector", lambda part: np.ndim(part) == 1)}
 
 
-def _unpickled(config: _config.Config, verbose: bool, keys: list[str], given: dict[str, Any]) -> Models:
-    z = Models(config, verbose)
+def _unpickled(config: _config.Config, verbose: bool, keys: list[str], given: dict[str, Any],
+               device: str | None = None) -> Models:
+    z = Models(config, verbose, device)
     for key in set(z) - set(keys):
         del z[key]
     z.update(given)
     return z
 
 
-def load_all(config: _config.ConfigLike = None, verbose: bool = True) -> Models:
+def load_all(config: _config.ConfigLike = None, verbose: bool = True, device: str | None = None) -> Models:
     """Load every part of the pipeline.
 
     Parameters
@@ -233,6 +240,9 @@ def load_all(config: _config.ConfigLike = None, verbose: bool = True) -> Models:
         defaults.
     verbose : bool
         Log each part as it loads, and show progress of long work (on a terminal).
+    device : str, optional
+        ``'cpu'`` or ``'gpu'``; by default what the environment variable ``STORYTELLER_DEVICE`` or else the settings'
+        ``FLAG_CPU_MODE`` says.
 
     Returns
     -------
@@ -244,7 +254,7 @@ def load_all(config: _config.ConfigLike = None, verbose: bool = True) -> Models:
     StorytellerError
         If files are missing (all are listed), damaged, or do not fit each other.
     """
-    z = Models(config, verbose)
+    z = Models(config, verbose, device)
     load_parts(z)
     return z
 
@@ -419,7 +429,7 @@ def nearest_captions(z: Mapping[str, Any], features: np.ndarray, k: int = 100) -
     if not len(z["cap"]):
         raise StorytellerError("z['cap'] is empty: expected at least one caption to think of")
     query = embedding.encode_images(z["vse"], np.reshape(features, (1, -1)))[0]
-    best, scores = embedding.nearest(z["cvec"], query, k)
+    best, scores = z["vse"].nearest(z["cvec"], query, k)
     return [Caption(z["cap"][i], float(score)) for i, score in zip(best, scores)]
 
 

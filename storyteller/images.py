@@ -446,7 +446,7 @@ def load_image(file_name: Image | Picture, net: Net | None = None) -> tuple[np.n
     return rawim, PreparedImage.of(chosen, prepared)
 
 
-def build_convnet(path_to_vgg: str | os.PathLike | None = None, device: str = "cpu") -> Net:
+def build_convnet(path_to_vgg: str | os.PathLike | None = None, device: str | None = None) -> Net:
     """Load VGG-19 or EfficientNet-Lite0.
 
     Parameters
@@ -456,8 +456,8 @@ def build_convnet(path_to_vgg: str | os.PathLike | None = None, device: str = "c
         ``vgg19-*.pth`` or Keras's ``vgg19_weights_tf_dim_ordering_tf_kernels.h5`` (needs the extra
         ``storyteller[keras]``), or EfficientNet-Lite0's ``.npz`` that comes with the package.  Told apart
         by content.  By default the settings' ``paths['vgg']``.
-    device : str
-        See :mod:`storyteller.backend`.
+    device : str, optional
+        See :func:`storyteller.backend.device_of`.
 
     Returns
     -------

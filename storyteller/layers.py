@@ -206,8 +206,8 @@ class GRUEncoder(Model):
         See :func:`gru_shapes`.
     prefix : str
         Of the parameters' names.
-    device : str
-        See :func:`storyteller.backend.function`.
+    device : str, optional
+        See :func:`storyteller.backend.device_of`.
 
     Attributes
     ----------
@@ -217,11 +217,12 @@ class GRUEncoder(Model):
         From :func:`join_gru`.
     """
 
-    _compiled = ("_project", "_step")
+    _compiled = ("_project", "_step", "_last")
 
     def __init__(self, params: Mapping[str, np.ndarray], prefix: str = "encoder",
-                 device: str = "cpu"):
-        self.params, self._device = join_gru(params, prefix), device
+                 device: str | None = None):
+        from . import backend
+        self.params, self._device = join_gru(params, prefix), backend.device_of(device)
         self.dim: int = self.params["U"].shape[0]
         self._compile()
 
@@ -232,12 +233,25 @@ class GRUEncoder(Model):
         from . import backend
         W, U, b = (backend.shared(self.params[name], name) for name in "WUb")
         x, h = backend.matrix("x"), backend.matrix("h")
+        self._last: Any = None
+        if backend.on_jax(self._device):    # whole sequences, of which nothing but the last states comes back
+            projected, words, mask = backend.matrix("projected"), backend.int_matrix("words"), backend.matrix("mask")
+            read = backend.as_steps(backend.embedding(projected, words.flatten()), mask)
+            last = backend.last_step(backend.gru_sequence(read, mask, backend.zero_states(mask, U), U))
+            self._project = backend.train_function([x], [dense(x, W, b)], device=self._device, fetched=False)
+            self._last = backend.train_function([projected, words, mask], [last], device=self._device, fetched=False)
+            return
         self._project = backend.function([x], [dense(x, W, b)], self._device)
         self._step = backend.function([x, h], [gru_step(x, h, U, self.dim)], self._device)
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in) -> (n, 3 dim)."""
-        return self._project(np.ascontiguousarray(vectors, dtype=np.float32))[0]
+        """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in) -> (n, 3 dim), for
+        :meth:`final_states` (through JAX an array on the device, with more rows)."""
+        from . import backend
+        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        if self._last is not None:
+            vectors = backend.padded(vectors, backend.bucket(len(vectors)))
+        return self._project(vectors)[0]
 
     def final_states(self, projected: np.ndarray, sequences: Sequence[np.ndarray],
                     batch_size: int = 128, progress: Callable[[int], object] | None = None,
@@ -264,6 +278,9 @@ class GRUEncoder(Model):
         A state depends on the words so far alone, so each beginning that sequences share is run once.
         """
         states = np.zeros((len(sequences), self.dim), dtype=np.float32)
+        if self._last is not None:
+            self._states_through_jax(states, projected, sequences, batch_size, progress)
+            return states
         # Big-endian bytes sort as the numbers do: those that begin alike come to stand together.
         keys = [np.asarray(sequence, ">i8").tobytes() for sequence in sequences]
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
@@ -293,6 +310,32 @@ class GRUEncoder(Model):
             states[rows[ended]] = h[ended]
         # Of equal sequences the first was run.
         return states[np.maximum.accumulate(np.where(shared < lengths, np.arange(len(lengths)), 0))]
+
+    def _states_through_jax(self, states: np.ndarray, projected: Any, sequences: Sequence[np.ndarray], batch_size: int,
+                            progress: Callable[[int], object] | None) -> None:
+        """Fill in the last states, a batch on the device while the next one is prepared."""
+        from . import backend
+        from .text import sorted_batches
+        lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        running: list[tuple[np.ndarray, Any]] = []      # the batch before, of which nothing was fetched yet
+
+        def finish() -> None:
+            for rows, last in running:
+                states[rows] = backend.fetch(last)[0][:len(rows)]
+                if progress is not None:
+                    progress(len(rows))
+
+        for batch in sorted_batches(lengths, backend.bucket(batch_size)):
+            # Few different shapes: lengths are powers of 2, batches see backend.bucket.
+            steps = max(16, 1 << int(lengths[batch[0]] - 1).bit_length())
+            words = np.zeros((backend.bucket(len(batch)), steps), dtype=np.int64)
+            for row, i in enumerate(batch):
+                words[row, :lengths[i]] = sequences[i]
+            mask = np.arange(steps)[:, None] < backend.padded(lengths[batch], len(words))
+            last = self._last(projected, np.ascontiguousarray(words.T), mask.astype(np.float32))[0]
+            finish()
+            running = [(batch, last)]
+        finish()
 
 
 def _in_common(a: np.ndarray, b: np.ndarray) -> int:

@@ -21,10 +21,13 @@ from .text import END_ID, UNK_ID
 FIRST = -1
 # Large, yet finite: where a beam is wider than the vocabulary even unknown words must be
 # taken, as the last choice.
-_UNK_COST = np.float32(1e20)
+UNK_COST = np.float32(1e20)
 _BLOCK = 256
 
 StepFunction = Callable[[np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray]"]
+# Last words, costs, which hypotheses of the step before they go on from, and how many continuations are wanted ->
+# costs, hypotheses and next words of the cheapest, the cheapest first.
+Expander = Callable[[np.ndarray, np.ndarray, np.ndarray, int], "tuple[np.ndarray, np.ndarray, np.ndarray]"]
 
 
 @dataclass(frozen=True)
@@ -58,7 +61,7 @@ def log_normaliser(logits: np.ndarray, maxima: np.ndarray) -> np.ndarray:
         return maxima + np.log(total)
 
 
-def _check_logits(maxima: np.ndarray) -> None:
+def check_logits(maxima: np.ndarray) -> None:
     if not np.isfinite(maxima).all():
         raise StorytellerError(
             "the decoder gives probabilities that are not numbers (NaN or infinite): its "
@@ -98,13 +101,30 @@ def _cheapest(logits: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, count
     inside = columns < width
     costs = offsets[rows][:, None] - logits[rows[:, None], np.minimum(columns, width - 1)]
     if not use_unk:
-        costs[columns == UNK_ID] = _UNK_COST
+        costs[columns == UNK_ID] = UNK_COST
     keep = np.flatnonzero((inside & (costs <= bound)).ravel())
     costs = costs.ravel()[keep]
     # Equal costs: the earlier hypothesis, then the smaller word, so that results are stable.
     order = np.argsort(costs, kind="stable")[:count]
     keep = keep[order]
     return costs[order], rows[keep // _BLOCK], columns.ravel()[keep]
+
+
+def expander(step: StepFunction, state: np.ndarray, use_unk: bool) -> Expander:
+    """What :func:`beam_search` asks of a step function: it keeps the states of one search that begins with `state`."""
+    states = state
+
+    def expand(words: np.ndarray, costs: np.ndarray, parents: np.ndarray, count: int,
+               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        nonlocal states
+        logits, states = step(words, states[parents])
+        blocks = _block_maxima(logits)
+        offsets = costs + log_normaliser(logits, blocks.max(axis=1))
+        check_logits(offsets)
+        if not use_unk and logits.shape[1] > UNK_ID:
+            blocks[:, 0] = np.delete(logits[:, :_BLOCK], UNK_ID, axis=1).max(axis=1)
+        return _cheapest(logits, offsets, blocks, count, use_unk)
+    return expand
 
 
 class _Tree:
@@ -132,7 +152,7 @@ class _Tree:
 
 def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int = 1000,
                 use_unk: bool = False, should_stop: Callable[[list[Hypothesis], float], bool] | None = None,
-                ) -> list[Hypothesis]:
+                expand: Expander | None = None) -> list[Hypothesis]:
     """Beam search without length normalisation.
 
     At every step the cheapest (width - finished) continuations of all live hypotheses are
@@ -154,6 +174,8 @@ def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int =
         Given the finished hypotheses and the cost of the cheapest live one after every step;
         true ends the search.  Costs only grow, so a caller can tell when no live hypothesis
         can win any more.
+    expand : callable, optional
+        In place of :func:`expander`'s.
 
     Returns
     -------
@@ -170,28 +192,22 @@ def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int =
     finished: list[Hypothesis] = []
     words = np.full(1, FIRST, dtype=np.int64)
     costs = np.zeros(1, dtype=np.float32)
-    states = check_floats("state", state, (1, None), "the search begins with one state")
-    tree, live = _Tree(), np.zeros(1, dtype=np.int64)
+    expand = expand or expander(step, check_floats("state", state, (1, None), "the search begins with one state"),
+                                use_unk)
+    tree, live, before = _Tree(), np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
     for _ in range(maxlen):
-        logits, states = step(words, states)
-        blocks = _block_maxima(logits)
-        offsets = costs + log_normaliser(logits, blocks.max(axis=1))
-        _check_logits(offsets)
-        if not use_unk and logits.shape[1] > UNK_ID:
-            blocks[:, 0] = np.delete(logits[:, :_BLOCK], UNK_ID, axis=1).max(axis=1)
-        new_costs, parents, words = _cheapest(logits, offsets, blocks, width - len(finished), use_unk)
+        new_costs, parents, words = expand(words, costs, before, width - len(finished))
         # p can round to one, and no cost may ever fall.
         costs = np.maximum(new_costs, costs[parents])
         tree.grow(live[parents], words)
         for row in np.flatnonzero(words == END_ID):
             finished.append(Hypothesis(tree.read(row), float(costs[row]), True))
         live = np.flatnonzero(words != END_ID)
-        parents, words, costs = parents[live], words[live], costs[live]
+        before, words, costs = parents[live], words[live], costs[live]
         if not len(live) or len(finished) >= width:
             break
         if should_stop is not None and should_stop(finished, float(costs[0])):
             return finished
-        states = states[parents]
     return finished + [Hypothesis(tree.read(row), float(cost), False)
                        for row, cost in zip(live, costs)]
 
@@ -253,7 +269,7 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
             break
         logits, states = step(last, states)
         normaliser = log_normaliser(logits, logits.max(axis=1))
-        _check_logits(normaliser)
+        check_logits(normaliser)
         log_p = logits - normaliser[:, None]
         choice = log_p
         if not use_unk and log_p.shape[1] > UNK_ID:

@@ -56,7 +56,7 @@ class SkipThoughts(Model):
     _key: str | None = None
 
     def __init__(self, words: dict[str, int], utable: np.ndarray | None, btable: np.ndarray | None,
-                 uni: dict[str, np.ndarray] | None, bi: dict[str, np.ndarray] | None, device: str = "cpu",
+                 uni: dict[str, np.ndarray] | None, bi: dict[str, np.ndarray] | None, device: str | None = None,
                  uoptions: dict[str, Any] | None = None, boptions: dict[str, Any] | None = None):
         self.words, self.utable, self.btable = words, utable, btable
         self.uoptions, self.boptions = uoptions, boptions
@@ -149,7 +149,7 @@ def _checked(model: Any) -> SkipThoughts:
 
 
 def load_model(path_to_models: str | os.PathLike | None = None, path_to_tables: str | os.PathLike | None = None,
-               device: str = "cpu", verbose: bool = True) -> SkipThoughts:
+               device: str | None = None, verbose: bool = True) -> SkipThoughts:
     """Load the uni-skip and bi-skip encoders and their word tables.
 
     Parameters
@@ -160,8 +160,8 @@ def load_model(path_to_models: str | os.PathLike | None = None, path_to_tables: 
     path_to_tables : path, optional
         The folder of ``dictionary.txt``, ``utable.npy`` and ``btable.npy``; that of the models by
         default.
-    device : str
-        See :mod:`storyteller.backend`.
+    device : str, optional
+        See :func:`storyteller.backend.device_of`.
     verbose : bool
         Show progress while tables are converted.
 

@@ -64,12 +64,12 @@ class ConvNet(Model):
 
     _compiled = ("layers", "_input", "_functions")
 
-    def __init__(self, params: list[np.ndarray], spec: dict, device: str = "cpu"):
+    def __init__(self, params: list[np.ndarray], spec: dict, device: str | None = None):
         from . import backend as be
+        self._device = device = be.device_of(device)
         # As the network uses them, so that no array is held twice.
         self._params = params if be.DIALECT == "theano" else [
             be.fixed_filters(value, device) if value.ndim == 4 else value for value in params]
-        self._device = device
         self._scale = np.asarray(spec["scale"], np.float32)[:, None, None]
         self._shift = np.asarray(spec["shift"], np.float32)[:, None, None]
         self._compile()

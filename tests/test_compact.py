@@ -58,13 +58,12 @@ def test_recorded_stories(models, image):
     assert told.text == recorded["story"]
 
 
-def test_through_jax(models, monkeypatch):
+def test_through_jax(models):
     """The code path of a GPU, on the CPU."""
     if backend.DIALECT == "theano":
         pytest.skip("Theano does not use JAX")
     pytest.importorskip("jax")
-    monkeypatch.setattr(backend, "choose_device", lambda cpu_mode=True: "jax")
-    z = generate.load_all(models.config, verbose=False)
+    z = generate.load_all(models.config, verbose=False, device="jax")
     told = generate.story(z, IMAGES / "ex2.jpg", show=False)
     assert z.device == "jax" and told.text == json.loads(RECORDED.read_text(encoding="utf-8"))["ex2.jpg"]["story"]
 

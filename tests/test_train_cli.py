@@ -534,6 +534,7 @@ def test_perplexity_of_an_unsure_decoder():
                          "gpu"), (["--device", "cpu"], False, "cpu")])
 def test_device(flags, cpu_mode, device, tmp_path, monkeypatch):
     monkeypatch.setattr(backend, "choose_device", lambda cpu: "cpu" if cpu else "gpu")
+    monkeypatch.setattr(backend, "device_of", lambda device: device)
     (tmp_path / "config.py").write_text(f"FLAG_CPU_MODE = {cpu_mode}\n")
     for model in ("skipthoughts", "decoder", "embedding"):
         line = [model, *(["t.txt"] if model != "embedding" else []), "-o", "m.npz", "--config",

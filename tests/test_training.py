@@ -1,6 +1,7 @@
 """Trainings of tiny models from end to end: learning, files, interruptions, mistakes."""
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import os
@@ -153,6 +154,10 @@ def test_through_jax(data, tmp_path, kind):
                                        heldout=(lines[320:], features[320:]), **options)
         else:
             task = decoder_task(data, saveto, **options)
+        if device == "jax":     # compiles once for every shape
+            shapes = {tuple(array.shape for array in task.minibatch(batch, np.random.default_rng(0))[0])
+                      for batch in copy.deepcopy(task.batches)}
+            assert len(shapes) <= 2
         assert trainer.Trainer(task, saveto).run(verbose=False, max_updates=4).updates == 4
         assert all(value.dtype == np.float32 for value in files.load_arrays(saveto, list(task.params)).values())
         rows.append([[float(row[name] or 0) for name in ("update", "words", "cost", "gradient_norm", "heldout")]
@@ -161,6 +166,40 @@ def test_through_jax(data, tmp_path, kind):
     # Recall jumps where two scores are nearly the same.
     np.testing.assert_allclose(np.array(rows[1])[:, :-1], np.array(rows[0])[:, :-1], rtol=2e-3)
     np.testing.assert_allclose(np.array(rows[1])[:, -1], np.array(rows[0])[:, -1], rtol=0.05)
+
+
+@pytest.mark.parametrize("first, then", [("cpu", "jax"), ("jax", "cpu")])
+def test_a_checkpoint_goes_on_on_another_device(data, tmp_path, first, then):
+    """To rounding, random numbers of all kinds included."""
+    if backend.DIALECT == "theano":
+        pytest.skip("Theano does not use JAX")
+    pytest.importorskip("jax")
+    options = {**OPTIONS, "dispFreq": 1, "validFreq": 100, "dropout": 0.2, "word_dropout": 0.3, "noise": 0.1,
+               "n_samples": 6}
+    for name, devices in (("one", [first]), ("two", [first, then])):
+        for part, device in enumerate(devices, 1):
+            task = decoder_task(data, tmp_path / f"{name}.npz", device=device, **options)
+            run = trainer.Trainer(task, tmp_path / f"{name}.npz", resume=part > 1)
+            run.run(verbose=False, max_updates=4 if device == devices[-1] else 2)
+    one, two = ([[float(row[name]) for name in ("update", "words", "cost", "gradient_norm")]
+                 for row in read_log(tmp_path / f"{name}.npz")] for name in ("one", "two"))
+    assert len(one) == len(two) == 4
+    np.testing.assert_allclose(two, one, rtol=2e-4)
+
+
+def test_precision(data, tmp_path):
+    """bfloat16 is for JAX alone, and stands in the program, whatever a CPU makes of it."""
+    with pytest.raises(StorytellerError, match="bfloat16"):
+        decoder_task(data, tmp_path / "m.npz", precision="bfloat16", device="cpu")
+    if backend.DIALECT == "theano":
+        pytest.skip("Theano does not use JAX")
+    jax = pytest.importorskip("jax")
+    from storyteller.backend import jax_device
+    x = np.ones((2, 2), np.float32)
+    for precision, there in (("float32", False), ("bfloat16", True)):
+        with jax_device.computing(precision):
+            assert ("bf16" in jax.jit(lambda a, b: a @ b).lower(x, x).as_text()) == there
+
 
 
 def test_a_falling_rate(data, tmp_path):

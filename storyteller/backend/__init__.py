@@ -16,12 +16,15 @@ Functions are compiled for one of these devices:
 ``'jax'``
     The code path of ``'gpu'`` on whatever device JAX has, the CPU included (PyTensor only).
 
+Where a program names no device, the environment variable ``STORYTELLER_DEVICE`` does, before the settings'
+``FLAG_CPU_MODE``; see :func:`device_of` and :func:`choose_device`.
+
 Importing this module imports the engine; the rest of the package does so only when a
 model is loaded.
 """
 from __future__ import annotations
 
-import logging
+import contextlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -30,6 +33,7 @@ from typing import Any, Callable
 import numpy as np
 
 from ..errors import StorytellerError, shown
+from . import jax_device
 from .engine import (
     DIALECT,
     Mode,
@@ -47,6 +51,7 @@ from .engine import (
     int_vector,
     library,
     log,
+    log_sum_exp,
     matrix,
     maximum,
     minimum,
@@ -79,6 +84,7 @@ from .operations import (
     fixed_filters,
     gru_sequence,
     join,
+    largest,
     last_step,
     max_pool2d,
     pairwise_ranking_loss,
@@ -94,6 +100,13 @@ from .operations import (
 
 __all__ = [
     "adam_step",
+    "bucket",
+    "device_of",
+    "fetch",
+    "largest",
+    "log_sum_exp",
+    "on_jax",
+    "padded",
     "as_rows",
     "as_steps",
     "cast",
@@ -152,62 +165,74 @@ __all__ = [
     "zeros_like",
 ]
 
-_log = logging.getLogger(__name__)
+VARIABLE = "STORYTELLER_DEVICE"
 
 
-def choose_device(cpu_mode: bool = True) -> str:
-    """Turn config's ``FLAG_CPU_MODE`` into a device for :func:`function`.
+def device_of(device: str | None = None) -> str:
+    """The device of a part of the package, ready to compute.
 
     Parameters
     ----------
-    cpu_mode : bool
-        True: the CPU.  False: the GPU; where none is usable a warning says why and the
-        CPU is taken.
+    device : str, optional
+        ``'cpu'``, ``'gpu'`` or ``'jax'``, see the module's text.  By default what the environment variable
+        ``STORYTELLER_DEVICE`` names, else the CPU.
 
     Returns
     -------
     str
-        ``'cpu'`` or ``'gpu'``.
+
+    Raises
+    ------
+    StorytellerError
+        If it is none of these, or a GPU and none can be used: the CPU never takes its place unasked.
     """
-    if cpu_mode:
-        return "cpu"
-    if DIALECT == "theano":
-        reason = start_gpu()
-        if not reason:
-            return "gpu"
-    else:
-        try:
-            import jax
-            if any(device.platform != "cpu" for device in jax.devices()):
-                return "gpu"
-            reason = "JAX finds no GPU here: install JAX for your GPU (`pip install 'jax[cuda13]'`)"
-        except ImportError:
-            reason = "JAX is not installed: `pip install jax`"
-        except RuntimeError as error:  # a GPU plug-in that cannot start
-            reason = f"JAX cannot start its GPU: {error}"
-    _log.warning("A GPU is asked for (FLAG_CPU_MODE = False, or --device gpu), but none is usable, so the CPU is used. "
-                 "%s.", reason)
-    return "cpu"
+    named = "device"
+    if device is None:
+        device, named = os.environ.get(VARIABLE) or "cpu", VARIABLE
+    if not isinstance(device, str) or device not in ("cpu", "gpu", "jax"):
+        raise StorytellerError(f"{named} is {shown(device)}: expected 'cpu' or 'gpu'")
+    if device == "cpu":
+        return device
+    if DIALECT == "pytensor":
+        jax_device.start(device)
+        return device
+    reason = start_gpu() if device == "gpu" else "JAX needs PyTensor (Python 3.11 or newer)"
+    if reason:
+        raise StorytellerError(f"a GPU is asked for (FLAG_CPU_MODE = False, device {device!r} or --device gpu), but "
+                               f"none can be used: {reason}; or compute on the CPU (FLAG_CPU_MODE = True, "
+                               "--device cpu)")
+    return device
+
+
+def choose_device(cpu_mode: bool = True) -> str:
+    """The device that settings ask for.
+
+    Parameters
+    ----------
+    cpu_mode : bool
+        ``FLAG_CPU_MODE``.  The environment variable ``STORYTELLER_DEVICE`` comes before it.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    StorytellerError
+        As :func:`device_of`.
+    """
+    return device_of(os.environ.get(VARIABLE) or ("cpu" if cpu_mode else "gpu"))
+
+
+def on_jax(device: str) -> bool:
+    """Whether this device's functions are JAX's."""
+    return device != "cpu" and DIALECT == "pytensor"
 
 
 def _mode(device: str) -> Any:
-    if not isinstance(device, str):
-        raise StorytellerError(f"device is {shown(device)}: expected 'cpu' or 'gpu'")
     if device == "cpu":
         return Mode(linker="py", optimizer="fast_compile")
-    if DIALECT == "theano":
-        if device == "gpu":
-            return None  # Theano's own default, for the device of THEANO_FLAGS
-    elif device in ("gpu", "jax"):
-        try:
-            from . import jax_operations
-            jax_operations.register()
-        except ImportError as error:
-            raise StorytellerError(
-                f"device {device!r} needs JAX ({error}): `pip install jax`") from error
-        return "JAX"
-    raise StorytellerError(f"device is {device!r}: expected 'cpu', 'gpu'"
-                           + (" or 'jax'" if DIALECT == "pytensor" else ""))
+    return "JAX" if on_jax(device) else None    # None: Theano's own default, for the device of THEANO_FLAGS
 
 
 # The engine's rewriting of graphs is not made for threads.  A process is not forked while one compiles.
@@ -243,16 +268,25 @@ class _Pool:
 
 
 def _compiled(inputs: Sequence[Variable], outputs: Sequence[Variable], device: str, **options: Any) -> Any:
+    device = device_of(device)
     with _compiling:
         call = library.function(list(inputs), list(outputs), mode=_mode(device), on_unused_input="ignore", **options)
-    if device == "cpu" or DIALECT == "theano":
-        # The graph's inputs come from this package with the right dtype and are never kept.
-        call.trust_input = True
+    # The graph's inputs come from this package with the right dtype and are never kept.
+    call.trust_input = True
+    if on_jax(device):
+        jax_device.keep(parameter.container.storage for parameter in call.get_shared())
     return call
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
+def bucket(n: int) -> int:
+    """How many rows n are padded to for JAX, which compiles for every shape: a power of 4, or a multiple of 4096."""
+    return 1 << (n - 1).bit_length() + (n - 1).bit_length() % 2 if n <= 4096 else -(-n // 4096) * 4096
+
+
+def padded(array: np.ndarray, size: int, value: float = 0, axis: int = 0) -> np.ndarray:
+    """The array with so many rows (or columns, ...), new ones being full of a value."""
+    more = [(0, size - length if i == axis else 0) for i, length in enumerate(array.shape)]
+    return np.pad(array, more, constant_values=value) if size > array.shape[axis] else array
 
 
 def function(inputs: Sequence[Variable], outputs: Sequence[Variable],
@@ -273,29 +307,23 @@ def function(inputs: Sequence[Variable], outputs: Sequence[Variable],
 
     Notes
     -----
-    JAX traces and compiles once for every shape.  Batches are therefore padded with
-    zeros to the next power of two there, so that a shrinking beam or batch meets a few
-    shapes only.
+    JAX traces and compiles once for every shape.  Batches are therefore padded with zeros there, see :func:`bucket`.
     """
-    call = _compiled(inputs, outputs, device)
-    if device == "cpu" or DIALECT == "theano":
-        return _Pool(call)
-    lock = threading.Lock()     # a copy would be traced and compiled again
+    if not on_jax(device_of(device)):
+        return _Pool(_compiled(inputs, outputs, device))
+    call = train_function(inputs, outputs, device=device)
 
-    def padded(*arrays: np.ndarray) -> list[np.ndarray]:
+    def in_buckets(*arrays: np.ndarray) -> list[np.ndarray]:
         n = len(arrays[0])
-        size = _power_of_two(n)
-        if size != n:
-            arrays = tuple(np.concatenate([a, np.zeros((size - n,) + a.shape[1:], a.dtype)])
-                           for a in arrays)
-        with lock:
-            return [np.asarray(result)[:n] for result in call(*arrays)]
-    return padded
+        return [result[:n] for result in call(*(padded(array, bucket(n)) for array in arrays))]
+    return in_buckets
 
 
 def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
                    updates: Sequence[tuple[Variable, Variable]] | Mapping[Variable, Variable] = (),
-                   device: str = "cpu") -> Callable[..., list[np.ndarray]]:
+                   device: str = "cpu", precision: str = "float32",
+                   fetched: bool = True, given: Mapping[Variable, Variable] | None = None,
+                   ) -> Callable[..., list[np.ndarray]]:
     """Compile a graph that changes shared variables, with inputs of any shapes.
 
     Parameters
@@ -306,6 +334,12 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
         from :func:`trainable`, since they are changed in place.
     device : str
         ``'cpu'``, ``'gpu'`` or ``'jax'``; see the module's text.
+    precision : str
+        Of products on a GPU: ``'float32'`` (never TF32), or ``'bfloat16'`` with sums in float32.
+    fetched : bool
+        False leaves the outputs on the device (as JAX's arrays), for other functions to take: see :func:`fetch`.
+    given : mapping of variables, optional
+        What stands for inputs of the graph that are computed from others.
 
     Returns
     -------
@@ -318,10 +352,18 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     JAX compiles once for every shape: give it batches of a few lengths only.
     """
     updates = list(updates.items() if isinstance(updates, Mapping) else updates)
-    call = _compiled(inputs, outputs, device, updates=updates, accept_inplace=True)
-    lock = threading.Lock()
+    call = _compiled(inputs, outputs, device, updates=updates, accept_inplace=True,
+                     givens=given or {})
+    lock, computing = threading.Lock(), on_jax(device)
 
     def in_turn(*arrays: np.ndarray) -> list[np.ndarray]:
-        with lock:
-            return [np.asarray(result) for result in call(*arrays)]
+        with lock, jax_device.computing(precision) if computing else contextlib.nullcontext():
+            results = call(*arrays)
+            return [np.asarray(result) for result in results] if fetched else results
     return in_turn
+
+
+def fetch(*arrays: Any) -> list[np.ndarray]:
+    """Arrays of a device as NumPy's."""
+    with jax_device.computing():
+        return [np.asarray(array) for array in arrays]

@@ -252,6 +252,12 @@ def softmax(x: Variable) -> Variable:
     return e / T.sum(e, axis=1, keepdims=True)
 
 
+def log_sum_exp(x: Variable) -> Variable:
+    """log sum exp of each row: (n, v) -> (n,)."""
+    highest = T.max(x, axis=1)
+    return highest + T.log(T.cast(T.sum(T.exp(x - highest.dimshuffle(0, "x")), axis=1), "float32"))
+
+
 def rows_or_zeros(table: Variable, index: Variable) -> Variable:
     """Rows of ``table`` (n, d) for int64 ``index`` (m,); zeros where the index is negative."""
     found = T.ge(index, 0)

@@ -155,12 +155,13 @@ def register() -> None:
 
     @converts(operations._RankingLoss)
     def _(op):
-        def loss(images, sentences):
+        def loss(images, sentences, present):
             scores = images @ sentences.T
             own = jnp.diagonal(scores)
             both = sum(jnp.maximum(0, np.float32(op.margin) - reference + scores)
                        for reference in (own[:, None], own[None, :]))
-            return jnp.sum(jnp.where(jnp.eye(len(own), dtype=bool), 0, both))
+            counted = jnp.outer(present, present) * (1 - jnp.eye(len(own), dtype=present.dtype))
+            return jnp.sum(jnp.where(counted > 0, both, 0))
 
         def with_gradients(*inputs):
             value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(*inputs)
@@ -188,6 +189,23 @@ def register() -> None:
             value, gradients = jax.value_and_grad(cost, argnums=(0, 1, 2))(*inputs)
             return value, *gradients
         return with_gradients if op.gradient else cost
+
+    @converts(operations._Largest)
+    def _(op):
+        def largest(x):
+            # The largest lie in the blocks with the largest maxima: only those are sorted.  Both top_k take the first
+            # of equals, and blocks are kept in order, so equal numbers come out as they stand.
+            x = x[::-1] if op.last_first else x
+            k, width = min(op.count, x.shape[0]), 256
+            if x.shape[0] <= 4 * k * width:
+                values, where = jax.lax.top_k(x, k)
+            else:
+                blocks = jnp.pad(x, (0, -x.shape[0] % width), constant_values=-jnp.inf).reshape(-1, width)
+                chosen = jnp.sort(jax.lax.top_k(blocks.max(axis=1), k)[1])
+                values, where = jax.lax.top_k(blocks[chosen].reshape(-1), k)
+                where = chosen[where // width] * width + where % width
+            return values, (x.shape[0] - 1 - where if op.last_first else where).astype(jnp.int64)
+        return largest
 
     @converts(operations._Scale)
     def _(op):

@@ -423,18 +423,18 @@ def softmax_output(x: np.ndarray, W: np.ndarray, b: np.ndarray, targets: np.ndar
 
 # Ranking.
 
-def ranking_loss(images: np.ndarray, sentences: np.ndarray,
-                  margin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def ranking_loss(images: np.ndarray, sentences: np.ndarray, present: np.ndarray,
+                 margin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Loss, and gradients by images and sentences."""
     scores = images @ sentences.T
     own = scores.diagonal().copy()
     total = np.float64(0)
     d_scores = np.zeros_like(scores)
-    diagonal = np.arange(len(own))
+    diagonal, pairs = np.arange(len(own)), np.logical_and.outer(present, present)
     for i, reference in enumerate((own[:, None], own[None, :])):
         hinge = np.float32(margin) - reference + scores
         hinge[diagonal, diagonal] = 0
-        violated = hinge > 0
+        violated = pairs & (hinge > 0)
         total += np.sum(hinge, where=violated, dtype=np.float64)
         d_scores += violated
         d_scores[diagonal, diagonal] -= violated.sum(axis=1 - i)

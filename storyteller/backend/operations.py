@@ -486,21 +486,43 @@ def softmax_cross_entropy(logits: Variable, targets: Variable, weights: Variable
     return _SoftmaxCrossEntropy(epsilon, smoothing).make_node(logits, targets, weights).outputs[0]
 
 
+class _Largest(_Operation):
+    __props__ = ("count", "last_first")
+
+    def results(self, x):
+        return [tensor_of(1), T.lvector()]
+
+    def compute(self, x):
+        where = np.argsort(x, kind="stable")[::-1] if self.last_first else np.argsort(-x, kind="stable")
+        where = np.ascontiguousarray(where[:self.count])
+        return x[where], where
+
+
+def largest(x: Variable, count: int, last_first: bool = False) -> list[Variable]:
+    """The largest of x (n,), in falling order, and where they stand: (min(count, n),) float32 and int64.
+
+    Of equal ones the first comes first, or, with `last_first`, the last.
+    """
+    return _Largest(int(count), bool(last_first)).make_node(x).outputs
+
+
 class _RankingLoss(_Differentiable):
     __props__ = ("margin",)
-    ndims = (0, 2, 2)
+    kinds, ndims = "ffm", (0, 2, 2)
 
-    def compute(self, images, sentences):
-        return kernels.ranking_loss(images, sentences, self.margin)
+    def compute(self, images, sentences, present):
+        return kernels.ranking_loss(images, sentences, present, self.margin)
 
     def gradients(self, inputs, outputs, g):
         return _scaled(outputs[1:], g)
 
 
-def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float) -> Variable:
+def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float, present: Variable = None) -> Variable:
     """Sum over i != j of max(0, margin - S_ii + S_ij) + max(0, margin - S_jj + S_ij), where
-    S = images . sentences^T and both are (n, d)."""
-    return _RankingLoss(float(margin)).make_node(images, sentences).outputs[0]
+    S = images . sentences^T and both are (n, d), over the rows where `present` (n,) is not 0."""
+    if present is None:
+        present = T.ones_like(images[:, 0])
+    return _RankingLoss(float(margin)).make_node(images, sentences, present).outputs[0]
 
 
 class _Embedding(_Differentiable):

@@ -103,14 +103,17 @@ def add_skipthoughts(parser: argparse.ArgumentParser) -> None:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", choices=("cpu", "gpu"), help="(default: what FLAG_CPU_MODE of the settings says)")
+    """Give a parser --device."""
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="where to compute (default: what the environment "
+                        "variable STORYTELLER_DEVICE says, else FLAG_CPU_MODE of the settings)")
 
 
 def device_of(options: argparse.Namespace) -> str:
-    """The device of ``--device``, else of the settings, for :func:`storyteller.backend.function`."""
+    """The device of ``--device``, else of the settings."""
     from .. import backend, config
-    chosen = getattr(options, "device", None)
-    return backend.choose_device(chosen == "cpu" if chosen else config.load(options.config).cpu_mode)
+    if options.device is not None:
+        return backend.device_of(options.device)
+    return backend.choose_device(config.load(options.config).cpu_mode)
 
 
 def add_bounds(parser: argparse.ArgumentParser) -> None:

@@ -20,7 +20,7 @@ def parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     """Look at the files and say what was found."""
     from .. import config as configs
-    from ..check import FOUND, check, versions
+    from ..check import FOUND, check, devices, versions
     config = configs.load(options.config)
     findings = check(config, verbose=not options.quiet)
     wrong = sum(finding.status != FOUND for finding in findings)
@@ -31,6 +31,8 @@ def run(options: argparse.Namespace) -> int:
     for name, value in versions().items():
         say(f"{name}: {value}")
     say(f"settings: {config.source}; FLAG_CPU_MODE = {config.cpu_mode}")
+    for name, value in devices(config.cpu_mode).items():
+        say(f"{name}: {value}")
     for finding in findings:
         say(f"{finding.status:12s} {finding.file.shown}\n{'':13s}{finding.message}")
     say(f"{len(findings) - wrong} of {len(findings)} files are all right"

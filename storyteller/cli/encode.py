@@ -4,7 +4,7 @@ from __future__ import annotations
 import argparse
 
 from ..progress import counted
-from .arguments import check_output, new_parser, whole
+from .arguments import add_device, check_output, new_parser, whole
 from .terminal import say, standard_input
 
 
@@ -18,6 +18,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--no-norm", action="store_true", help="do not scale the uni and bi parts to unit norm")
     made.add_argument("--eos", action="store_true", help="read an <eos> after the last word")
     made.add_argument("--batch-size", type=whole(), default=128, metavar="N", help="(default: %(default)s)")
+    add_device(made)
     made.set_defaults(run=run)
     return made
 
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> int:
     from ..generate import Models
     check_output(options.output, [options.text])
     lines = text.read_lines(standard_input("text") if options.text == "-" else options.text)
-    z = Models(options.config, verbose=not options.quiet)
+    z = Models(options.config, not options.quiet, options.device)
     vectors = skipthoughts.encode(z["stv"], lines, use_norm=not options.no_norm, use_eos=options.eos,
                                   batch_size=options.batch_size, verbose=not options.quiet)
     with files.write_atomically(options.output) as file:

@@ -11,7 +11,17 @@ import numpy as np
 
 from ..errors import StorytellerError
 from ..progress import counted
-from .arguments import TEXTS, add_bounds, add_skipthoughts, bounds, device_of, new_parser, subcommands, whole
+from .arguments import (
+    TEXTS,
+    add_bounds,
+    add_device,
+    add_skipthoughts,
+    bounds,
+    device_of,
+    new_parser,
+    subcommands,
+    whole,
+)
 from .terminal import say, say_json
 
 
@@ -67,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         add_skipthoughts(one)
         parsers.append(one)
     for one in parsers:
+        add_device(one)
         one.add_argument("--json", action="store_true", help="print JSON")
     return made
 
@@ -105,7 +116,7 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
     dictionary = options.dictionary or tasks.decoder_dictionary(options.model)
     dec = decoder.load_model(options.model, dictionary, device_of(options))
     least, most = bounds(options, int(dec.options.get("maxlen_w") or 100))
-    model, _ = prepare.load_encoder(options.skipthoughts, options.config, not options.quiet)
+    model, _ = prepare.load_encoder(options.skipthoughts, options.config, not options.quiet, device_of(options))
     if model.dim != dec.dimctx:
         raise StorytellerError(f"{options.model}: reads {dec.dimctx}-dimensional thought vectors, but the "
                                f"skip-thoughts model gives {model.dim}-dimensional ones; use the one that the decoder "
@@ -144,7 +155,7 @@ def _evaluate_decoder(options: argparse.Namespace) -> int:
 def _evaluate_neighbours(options: argparse.Namespace) -> int:
     from .. import embedding, layers, skipthoughts
     from ..training import corpus, prepare
-    model, _ = prepare.load_encoder(options.skipthoughts, options.config, not options.quiet)
+    model, _ = prepare.load_encoder(options.skipthoughts, options.config, not options.quiet, device_of(options))
     stream = (sentence for sentence in corpus.sentence_stream(options.corpus) if sentence)
     sentences = list(dict.fromkeys(itertools.islice(stream, options.limit)))
     if not sentences:
@@ -164,7 +175,7 @@ def _features_of(options: argparse.Namespace, *texts: Sequence[str], use_eos: bo
     """Thought vectors of several lists of texts."""
     from .. import skipthoughts
     from ..training import prepare
-    model, _ = prepare.load_encoder(options.skipthoughts, options.config, not options.quiet)
+    model, _ = prepare.load_encoder(options.skipthoughts, options.config, not options.quiet, device_of(options))
     vectors = skipthoughts.encode(model, list(itertools.chain(*texts)), verbose=not options.quiet,
                                   use_eos=use_eos)
     return np.split(vectors, np.cumsum([len(part) for part in texts])[:-1])

@@ -6,7 +6,7 @@ import socket
 
 from ..errors import StorytellerError
 from . import UsageError
-from .arguments import new_parser, real, whole
+from .arguments import add_device, new_parser, real, whole
 from .terminal import say
 
 _LOCAL = ["127.0.0.1", "localhost", "::1"]
@@ -33,6 +33,7 @@ def parser() -> argparse.ArgumentParser:
     add("--max-upload", type=real(0), default=20, metavar="MB", help="largest photo (default: %(default)s)")
     add("--max-waiting", type=whole(0), default=32, metavar="N", help="photos that may wait for a worker; more are "
         "refused (default: %(default)s)")
+    add_device(made)
     made.set_defaults(run=run)
     return made
 
@@ -51,7 +52,7 @@ def run(options: argparse.Namespace) -> int:
         from .. import generate
         from ..web.app import MEGABYTE, make_app
         from ..web.workers import Workers
-        z = generate.Models(config, verbose=not options.quiet)
+        z = generate.Models(config, not options.quiet, options.device)
         workers = Workers(z, options.workers, options.threads, options.max_waiting)
         try:
             workers.load()

@@ -12,7 +12,7 @@ from .. import __version__
 from ..errors import StorytellerError
 from ..progress import progress_bar
 from . import UsageError
-from .arguments import check_output, new_parser, real, whole
+from .arguments import add_device, check_output, new_parser, real, whole
 from .terminal import complain, say, say_json, standard_input
 
 if TYPE_CHECKING:
@@ -85,6 +85,7 @@ def add_telling(parser: argparse.ArgumentParser) -> None:
     add("--seed", type=whole(0), metavar="N", help="with --sample: the same seed gives the same story")
     add("--max-words", type=whole(), metavar="N", help="end the story with the last sentence within N words, "
         "where there is one (default: 1000 words, and no care for sentences)")
+    add_device(parser)
     add("--strict", action="store_true", help="refuse pictures that are truncated or blank instead of warning")
     add("--threads", type=whole(), metavar="N", help="processors that one story may use; beside other busy programs "
         "more than one is slower (default: 1)")
@@ -112,7 +113,7 @@ def load_parts(options: argparse.Namespace, settings: Config) -> Models:
         path = path if os.path.isfile(path) else settings.style_path(path)
         styles.load(path)
     workers.limit_threads(options.threads or 1)
-    z = generate.load_all(settings, verbose=not options.quiet)
+    z = generate.load_all(settings, not options.quiet, options.device)
     workers.limit_threads(options.threads or 1)      # of the libraries that came with the parts, too
     if path is not None:
         styles.load(path, z["stv"].dim)     # an error that is told once, not for every picture

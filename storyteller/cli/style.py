@@ -6,7 +6,7 @@ import os
 from typing import Any
 
 from ..progress import counted
-from .arguments import add_common, check_output, new_parser, whole
+from .arguments import add_common, add_device, check_output, new_parser, whole
 from .terminal import say
 
 
@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     make.add_argument("--sentences", action=argparse.BooleanOptionalAction, help="a paragraph's vector is the mean of "
                       "its sentences', not that of the paragraph read as one (default: as the settings' decoder was "
                       "trained)")
+    add_device(make)
     make.set_defaults(run=run)
     return made
 
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> int:
     from ..training.corpus import books, paragraphs
     files = books(options.texts)
     check_output(options.output, files)
-    z = Models(options.config, verbose=not options.quiet)
+    z = Models(options.config, not options.quiet, options.device)
     passages = (paragraph for path in files
                 for paragraph in paragraphs(path, normalized=z["stv"].normalize))
     sentences = _reads_means(z.config) if options.sentences is None else options.sentences

@@ -76,6 +76,7 @@ OPTIONS = {
     "word_dropout": ("X", "share of the words that are read as zeros"),
     "style_share": ("X", "share of the passages that are written from the mean of all vectors, the style, alone"),
     "margin": ("X", "by which a pair that belongs together is to score above one that does not"),
+    "precision": ("NAME", "of products on a GPU: float32, or bfloat16 with sums in float32, faster and less exact"),
     "encoder": ("NAME", "gru{}"),
     "decoder": ("NAME", "gru"),
 }

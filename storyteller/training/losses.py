@@ -344,7 +344,8 @@ def embedding_inputs() -> list[Variable]:
     return [be.int_matrix("x"), be.matrix("mask"), be.matrix("im")]
 
 
-def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float) -> Variable:
+def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float,
+                          present: Variable = None) -> Variable:
     """Every image should be nearer to its own sentence than to any other, by a margin, and every sentence to
     its own image (Kiros, Salakhutdinov & Zemel 2014, arXiv:1411.2539, section 2.4).
 
@@ -353,6 +354,8 @@ def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float) 
     images, sentences : variables (n, dim)
         Pairs, row by row.
     margin : float
+    present : variable (n,), optional
+        0 for rows that are padding, which nothing is compared with.
 
     Returns
     -------
@@ -361,7 +364,7 @@ def pairwise_ranking_loss(images: Variable, sentences: Variable, margin: float) 
         S = images . sentences^T.
     """
     from .. import backend as be
-    return be.pairwise_ranking_loss(images, sentences, margin)
+    return be.pairwise_ranking_loss(images, sentences, margin, present)
 
 
 def embedding_cost(p: Mapping[str, Variable], x: Variable, mask: Variable, im: Variable, *,
@@ -387,8 +390,10 @@ def embedding_cost(p: Mapping[str, Variable], x: Variable, mask: Variable, im: V
     else:
         vectors = be.embedding(p["Wemb"], x.flatten()) * mask.flatten().dimshuffle(0, "x")
         sentences = be.total(be.as_steps(vectors, mask), axis=0)
-    sentences = sentences / be.sqrt(be.total(be.square(sentences), axis=1, keepdims=True))
-    return pairwise_ranking_loss(dense(im, p["ff_image_W"], p["ff_image_b"]), sentences, margin)
+    # The least keeps padding, which is all zeros, from being divided by zero.
+    squares = be.maximum(be.total(be.square(sentences), axis=1, keepdims=True), np.float32(1e-30))
+    return pairwise_ranking_loss(dense(im, p["ff_image_W"], p["ff_image_b"]), sentences / be.sqrt(squares), margin,
+                                 mask[0])
 
 
 def init_embedding(dim_image: int, dim_word: int, dim: int, n_words: int, rng: np.random.Generator,

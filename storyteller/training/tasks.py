@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from .. import cache, evaluation, files, text
+from .. import backend, cache, evaluation, files, text
 from ..errors import StorytellerError
 from . import losses
 from .batches import BucketedBatches, HomogeneousBatches, prepare_data, prepare_triplets
@@ -23,14 +23,14 @@ from .corpus import EncodedCorpus
 _log = logging.getLogger(__name__)
 
 BATCHES = {"bucketed": BucketedBatches, "homogeneous": HomogeneousBatches}
-CHOICES = {"batches": tuple(BATCHES), "context": ("passage", "sentences")}
+CHOICES = {"batches": tuple(BATCHES), "context": ("passage", "sentences"), "precision": ("float32", "bfloat16")}
 HELDOUT_BATCHES = 64  # minibatches at most that a held-out cost is measured on
-_STEPS = 8            # a GPU's minibatches are padded to multiples of so many, for few different shapes
+_STEPS = 16           # a GPU's minibatches are padded to multiples of so many, for few different shapes
 
 # dim ... grad_clip as in the original; optimizer 'adam' is Kingma & Ba's, 'adam_2015' the original's.
 COMMON = {"optimizer": "adam", "lrate": 0.001, "warmup": 200, "decay_updates": 0, "decay_c": 0.0, "grad_clip": 5.0,
           "batches": "bucketed", "seed": 1234, "max_epochs": 5, "dispFreq": 50, "validFreq": 500, "saveFreq": 500,
-          "sampleFreq": 500}
+          "sampleFreq": 500, "precision": "float32"}
 WORDS = {"n_samples": 0, "sample_power": 0.5, "label_smoothing": 0.0, "epsilon": 0.0}
 SKIPTHOUGHTS = {**COMMON, **WORDS, "dim_word": 620, "dim": 2400, "n_words": 20000, "maxlen_w": 30,
                 "batch_size": 64, "encoder": "gru", "decoder": "gru", "bidirectional": False}
@@ -179,8 +179,8 @@ class DecoderTask(_WordTask):
     styles : pair of array (k, dimctx) float32 and array (len(passages),) int, optional
         Style vectors and which one each passage has, for ``style_share``.  By default there is one style, the
         mean of `vectors`.
-    device : str
-        See :func:`storyteller.backend.function`; where to train, and to measure.
+    device : str, optional
+        See :func:`storyteller.backend.device_of`; where to train, and to measure.
     **options
         See :data:`DECODER`.  ``context`` tells how `vectors` were made, for whoever uses the model: a
         passage's own, or the mean of its sentences' (:func:`storyteller.style.sentence_means`).
@@ -195,8 +195,9 @@ class DecoderTask(_WordTask):
                  heldout: tuple[EncodedCorpus, np.ndarray] | None = None, vocabulary: Sequence[str] = (),
                  counts: np.ndarray | None = None, embeddings: np.ndarray | None = None,
                  init: str | os.PathLike | None = None, styles: tuple[np.ndarray, np.ndarray] | None = None,
-                 device: str = "cpu", **options: Any):
-        self.options, self.device = options_of(DECODER, options), device
+                 device: str | None = None, **options: Any):
+        self.options, self.device = options_of(DECODER, options), backend.device_of(device)
+        _check_precision(self.options, self.device)
         if init is not None and embeddings is not None:
             raise StorytellerError("both word vectors and a whole model to start from are given: give either "
                                    "embeddings or init")
@@ -234,13 +235,13 @@ class DecoderTask(_WordTask):
         if heldout:
             texts, rows = heldout
             for batch in _some_batches(texts.lengths, o):
-                arrays, weight, _ = self._arrays(texts, rows, batch)
-                self._heldout.append((arrays, weight))
+                (x, mask, ctx), weight, _ = self._arrays(texts, rows, batch)
+                (x, mask), (ctx,) = _fitted(self, [x, mask], [ctx])
+                self._heldout.append(([x, mask, ctx], weight))
             self._shown = [rows[i] for i in range(min(2, len(rows)))]
 
     def _arrays(self, corpus: EncodedCorpus, vectors: np.ndarray, rows: np.ndarray) -> Any:
-        found = prepare_data([corpus[i] for i in rows], self.options["maxlen_w"], self.options["n_words"],
-                             _multiple(self.device))
+        found = prepare_data([corpus[i] for i in rows], self.options["maxlen_w"], self.options["n_words"])
         if found is None:
             return None
         x, mask, kept = found
@@ -289,12 +290,11 @@ class DecoderTask(_WordTask):
             styles, which = self._styles
             alone = np.flatnonzero(rng.random(len(ctx)) < o["style_share"])
             ctx[alone] = styles[which[kept[alone]]]
-        arrays = [x, mask, ctx]
-        if o["word_dropout"]:
-            arrays.append(losses.words_read(x, o["word_dropout"], rng))
-        if o["dropout"]:
-            arrays.append(losses.dropped(len(ctx), o["dim"], o["dropout"], rng))
-        return self._with_samples(arrays, rng), words
+        # Drawn before anything is padded, so that the random numbers are those of any device.
+        read = [losses.words_read(x, o["word_dropout"], rng).reshape(x.shape)] if o["word_dropout"] else []
+        drop = [losses.dropped(len(ctx), o["dim"], o["dropout"], rng)] if o["dropout"] else []
+        (x, mask, *read), (ctx, *drop) = _fitted(self, [x, mask, *read], [ctx, *drop])
+        return self._with_samples([x, mask, ctx, *(each.reshape(-1) for each in read), *drop], rng), words
 
     def _untied(self, params: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """As archives have them, and decoders read them."""
@@ -330,7 +330,7 @@ class SkipThoughtsTask(_WordTask):
     init : path, optional
         Folder of a model of the same sizes and the same words to start from (fine-tuning): its
         ``uni_skip.npz`` or ``bi_skip.npz``, whichever is trained here.
-    device : str
+    device : str, optional
         See :class:`DecoderTask`.
     **options
         See :data:`SKIPTHOUGHTS`; with ``bidirectional`` two encoders of ``dim`` units each, one of which
@@ -340,8 +340,9 @@ class SkipThoughtsTask(_WordTask):
 
     def __init__(self, corpus: EncodedCorpus, folder: str | os.PathLike, words: Sequence[str], *,
                  heldout: EncodedCorpus | None = None, counts: np.ndarray | None = None,
-                 init: str | os.PathLike | None = None, device: str = "cpu", **options: Any):
-        self.options, self.device = options_of(SKIPTHOUGHTS, options), device
+                 init: str | os.PathLike | None = None, device: str | None = None, **options: Any):
+        self.options, self.device = options_of(SKIPTHOUGHTS, options), backend.device_of(device)
+        _check_precision(self.options, self.device)
         o = self.options
         self._corpus, self._folder, self._words = corpus, os.fspath(folder), list(words)
         if len(self._words) < 3:
@@ -379,11 +380,11 @@ class SkipThoughtsTask(_WordTask):
         arrays: list[np.ndarray] = []
         for turn in ((1, -1) if self.options["bidirectional"] else (1,)):
             current, following, previous = ([row[::turn] for row in side] for side in sides)
-            found = prepare_triplets(current, following, previous, self.options["maxlen_w"], self.options["n_words"],
-                                     _multiple(self.device))
+            found = prepare_triplets(current, following, previous, self.options["maxlen_w"], self.options["n_words"])
             if found is None:
                 return None
             arrays += found[:6]
+        arrays, _ = _fitted(self, arrays)
         # Words that are predicted: both neighbours', in both directions.
         return arrays, float(sum(mask.sum() for mask in arrays[3::6] + arrays[5::6]))
 
@@ -452,7 +453,7 @@ class EmbeddingTask:
         directions is measured.
     init : path, optional
         Archive of a joint embedding of the same sizes and the same words to start from (fine-tuning).
-    device : str
+    device : str, optional
         See :class:`DecoderTask`.
     **options
         See :data:`EMBEDDING`.
@@ -463,8 +464,9 @@ class EmbeddingTask:
 
     def __init__(self, captions: Sequence[str], features: np.ndarray, worddict: Mapping[str, int],
                  saveto: str | os.PathLike, *, heldout: tuple[Sequence[str], np.ndarray] | None = None,
-                 init: str | os.PathLike | None = None, device: str = "cpu", **options: Any):
-        self.options, self.device = options_of(EMBEDDING, options), device
+                 init: str | os.PathLike | None = None, device: str | None = None, **options: Any):
+        self.options, self.device = options_of(EMBEDDING, options), backend.device_of(device)
+        _check_precision(self.options, self.device)
         o = self.options
         if features.ndim != 2 or len(captions) != len(features):
             raise StorytellerError(f"{len(captions)} training captions, but their image features have shape "
@@ -502,12 +504,12 @@ class EmbeddingTask:
 
     def minibatch(self, rows: np.ndarray, rng: np.random.Generator) -> tuple[list[np.ndarray], float] | None:
         """Arrays of a minibatch, and what its cost is a sum over."""
-        found = prepare_data([self._captions[i] for i in rows], self.options["maxlen_w"], self.options["n_words"],
-                             _multiple(self.device))
+        found = prepare_data([self._captions[i] for i in rows], self.options["maxlen_w"], self.options["n_words"])
         if found is None or len(found[2]) < 2:  # a single pair has nothing to be ranked against
             return None
         x, mask, kept = found
         im = np.ascontiguousarray(self._features[np.asarray(rows)[kept]], dtype=np.float32)
+        (x, mask), (im,) = _fitted(self, [x, mask], [im])
         return [x, mask, im], float(len(kept))
 
     def heldout(self, p: dict[str, Any]) -> float | None:
@@ -515,7 +517,7 @@ class EmbeddingTask:
         from ..embedding import JointEmbedding, encode_images, encode_sentences
         if self._heldout is None:
             return None
-        arrays = {name: value.get_value(borrow=True) for name, value in p.items()}
+        arrays = {name: np.asarray(value.get_value(borrow=True)) for name, value in p.items()}
         model = JointEmbedding(self.options, arrays, self._worddict, (), self.device)
         captions, features = self._heldout
         sentences, images = encode_sentences(model, captions), encode_images(model, features)
@@ -533,8 +535,29 @@ class EmbeddingTask:
         return []
 
 
-def _multiple(device: str) -> int:
-    return 1 if device == "cpu" else _STEPS
+def _check_precision(options: Mapping[str, Any], device: str) -> None:
+    if options["precision"] != "float32" and not backend.on_jax(device):
+        raise StorytellerError(f"precision {options['precision']} is for training on a GPU through JAX: ask for one "
+                               "(--device gpu), or leave precision at float32")
+
+
+def _fitted(task: Any, words: Sequence[np.ndarray], rows: Sequence[np.ndarray] = (),
+            ) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """A minibatch in one of few shapes, where JAX compiles for each: as many columns as any, and a multiple of
+    steps, the same for all sentences.  Masks are 0 in what is new.
+
+    Parameters
+    ----------
+    task
+        Of the device and the batch size.
+    words : arrays (steps, n)
+    rows : arrays (n, d)
+    """
+    if not backend.on_jax(task.device):
+        return list(words), list(rows)
+    n, steps = task.options["batch_size"], -(-max(map(len, words)) // _STEPS) * _STEPS
+    return ([backend.padded(backend.padded(each, steps), n, axis=1) for each in words],
+            [backend.padded(each, n) for each in rows])
 
 
 # Starting from a model.

@@ -31,10 +31,10 @@ SAVE_SECONDS = 600  # a checkpoint at least so often, whatever saveFreq says
 LAST_RATE = 0.02  # of lrate, where decay_updates ends
 OPTIMISERS = {"adam": optimise.adam, "adam_2015": optimise.adam_2015}
 # Options that say how long or how closely a training is watched; they may change when it is resumed.
-FREE_OPTIONS = frozenset({"max_epochs", "dispFreq", "saveFreq", "validFreq", "sampleFreq"})
+FREE_OPTIONS = frozenset({"max_epochs", "dispFreq", "saveFreq", "validFreq", "sampleFreq", "precision"})
 # Options that older checkpoints lack, and what those trainings did.
 NEW_OPTIONS = {"batches": "bucketed", "context": "passage", "sample_power": 1.0, "put_back": 0.0, "tied": False,
-               "average": 0.0, "dropout": 0.0, "word_dropout": 0.0, "style_share": 0.0}
+               "average": 0.0, "dropout": 0.0, "word_dropout": 0.0, "style_share": 0.0, "precision": "float32"}
 
 
 class Task(Protocol):
@@ -170,7 +170,8 @@ class Trainer:
         # What is measured and written.
         self._kept = (optimise.averaged(self.p, self.optimiser, options["average"]) if options.get("average")
                       else self.p)
-        self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, task.device)
+        self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, task.device,
+                                       options["precision"])
         self.rng = np.random.default_rng(options["seed"])
         self.update, self.seconds = 0, 0.0
         self.best: float | None = None
