@@ -51,7 +51,7 @@ def minibatch(model: str, batch: int, length: int, rng: np.random.Generator) -> 
     return [*sentences(), extra.astype(np.float32)]
 
 
-def ours(model: str, arrays: Params) -> Callable[[list[np.ndarray]], float]:
+def ours(model: str, arrays: Params, device: str = "cpu") -> Callable[[list[np.ndarray]], float]:
     """One update with storyteller."""
     p = losses.parameters(arrays)
     inputs = getattr(losses, f"{model}_inputs")()
@@ -59,7 +59,8 @@ def ours(model: str, arrays: Params) -> Callable[[list[np.ndarray]], float]:
     cost = getattr(losses, f"{model}_cost")(p, *inputs, **options)
     gradients = optimise.gradients(cost, p)
     scale, _ = optimise.clip_scale(gradients, CLIP)
-    step = backend.train_function(inputs, [cost], optimise.adam(p, gradients, scale, RATE).updates)
+    step = backend.train_function(inputs, [cost], optimise.adam(p, gradients, scale, RATE).updates,
+                                  device)
     return lambda batch: float(step(*batch)[0])
 
 
@@ -115,13 +116,13 @@ class TorchModel(nn.Module):
         return both.masked_fill(torch.eye(len(own), dtype=torch.bool), 0).sum()
 
 
-def theirs(model: str, arrays: Params) -> Callable[[list[np.ndarray]], float]:
+def theirs(model: str, arrays: Params, device: str = "cpu") -> Callable[[list[np.ndarray]], float]:
     """One update with PyTorch."""
-    network = TorchModel(model, arrays)
+    network = TorchModel(model, arrays).to(device)
     adam = torch.optim.Adam(network.parameters(), lr=RATE)
 
     def step(batch: list[np.ndarray]) -> float:
-        cost = network(*[torch.from_numpy(array) for array in batch])
+        cost = network(*[torch.from_numpy(array).to(device) for array in batch])
         adam.zero_grad()
         cost.backward()
         nn.utils.clip_grad_norm_(network.parameters(), CLIP)
