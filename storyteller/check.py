@@ -65,7 +65,7 @@ def devices(cpu_mode: bool = True) -> dict[str, str]:
     try:
         used = backend.choose_device(cpu_mode)
     except StorytellerError as error:
-        used = f"none, for {error}"
+        used = f"nothing: {error}"
     return {"devices": there, "parts compute on": used}
 
 
