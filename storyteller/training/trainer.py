@@ -171,7 +171,7 @@ class Trainer:
         self._kept = (optimise.averaged(self.p, self.optimiser, options["average"]) if options.get("average")
                       else self.p)
         self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, task.device,
-                                       options["precision"])
+                                       options.get("precision", "float32"))
         self.rng = np.random.default_rng(options["seed"])
         self.update, self.seconds = 0, 0.0
         self.best: float | None = None
