@@ -30,7 +30,6 @@ from urllib.parse import urlencode
 HOUSE = Path(__file__).resolve().parent.parent
 STYLES = ("romance", "adventure", "verse")
 QUICK = {"k": 20, "beam_width": 5, "candidates": 4, "max_words": 40}
-DRAWN = {"sample": True, "temperature": 0.7, "top_p": 0.95}
 NAMES = {"beam_width": "bw", "max_words": "maxlen"}
 
 
@@ -46,7 +45,7 @@ def main() -> int:
     options = parser.parse_args()
 
     photos = sorted(options.photos.glob("*.jpg"))
-    kinds = [(photos[i % len(photos)], {"style": STYLES[i % 3], "seed": i, **DRAWN, **(QUICK if options.quick else {})})
+    kinds = [(photos[i % len(photos)], {"style": STYLES[i % 3], "seed": i, **(QUICK if options.quick else {})})
              for i in range(options.kinds)]
     expected = [single(options.config, photo, asked) for photo, asked in kinds]
     print(f"{len(kinds)} different requests, {len({story['passage'] for story in expected})} different stories")

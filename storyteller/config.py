@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 from . import compact
-from .errors import StorytellerError, check_count, check_flag, shown
+from .errors import StorytellerError, check_count, check_flag, check_number, shown
 from .settings import NAMES, current_folder, read_settings, read_source
 
 _log = logging.getLogger(__name__)
@@ -339,6 +339,8 @@ def _telling(value: Any, source: str) -> dict[str, Any]:
         named, usual = f"{source}: telling[{name!r}]", compact.TELLING[name]
         if isinstance(usual, bool):
             check_flag(named, option)
+        elif isinstance(usual, float):
+            check_number(named, option)
         else:
             check_count(named, option, 0)
     return dict(value)

@@ -31,7 +31,7 @@ class Passage:
     finished : bool
         False where ``maxlen`` cut the passage off, within a sentence where whole ones were asked for.
     similarity : float or None
-        Of a candidate to the picture, see :func:`storyteller.candidates.image_similarity`.
+        Of its sentences to the picture, see :func:`storyteller.telling.tell`.
     """
 
     text: str

@@ -14,17 +14,15 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import replace
+from functools import partial
 from typing import Any, Callable, Union
 
 import numpy as np
 from numpy.linalg import norm
 
-from . import cache, decoder, embedding, skipthoughts, workers
-from . import candidates as choosing
+from . import cache, decoder, embedding, skipthoughts, telling, workers
 from . import config as _config
 from . import style as styles
-from .candidates import OF_BEAM, SAMPLING_OPTIONS
 from .decoder import Passage
 from .errors import StorytellerError, check_count, check_flag, check_floats, check_number, shown
 from .images import Image, Picture, build_convnet, compute_features, image_name, load_image, open_picture, short_name
@@ -284,11 +282,11 @@ def _check_fit(z: Mapping[str, Any]) -> None:
                                f"{z['net'].n_features}-dimensional ones")
 
 
-def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int = 50, lyric: bool = False, *,
+def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int = 50, lyric: bool | None = None, *,
           image: Image = None, style: Style = None, strength: float = 1.0, n_best: int = 1, sample: bool = False,
-          temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None,
+          temperature: float | None = None, top_k: int | None = None, top_p: float | None = None,
           seed: int | None = None, maxlen: int = 1000, use_unk: bool = False,
-          candidates: int | None = None, prose: bool | None = None, strict: bool = False,
+          candidates: int | None = None, guidance: float | None = None, prose: bool | None = None, strict: bool = False,
           show: bool = True, whole_sentences: bool = False) -> Story:
     """Tell a story about a picture.
 
@@ -301,9 +299,9 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     k : int
         How many of the nearest captions to think of.
     bw : int
-        Beam width; a wider beam takes longer and finds likelier passages.
-    lyric : bool
-        Print the passage in lines, split at commas.
+        Beam width, where the likeliest passage is searched for; a wider beam takes longer and finds likelier ones.
+    lyric : bool, optional
+        Print the passage in lines, split at commas; by default where the style is ``verse``.
     style : str, path or array (dim,), optional
         A named style (``'romance'``), a style vector's file or the vector itself; the settings'
         posbias by default.
@@ -314,15 +312,19 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     sample : bool
         Draw the passage at random instead of searching for the likeliest.
     temperature, top_k, top_p, seed
-        For sampling, see :func:`storyteller.search.sample`.
+        For sampling and for candidates, see :func:`storyteller.search.sample`.  With another seed the same picture
+        has another story.
     maxlen : int
         Words at most.
     use_unk : bool
         Allow the unknown word.
     candidates : int, optional
-        So many passages are drawn at random beside the best of the beam, and the one that the joint
-        embedding finds nearest to the picture is told, see :mod:`storyteller.candidates`; 0: the likeliest, as
-        in the original.  The settings' ``telling['candidates']`` by default.
+        Tell sentence by sentence: so many candidates of every sentence are drawn at random, and the best is taken,
+        see :func:`storyteller.telling.tell`; 0: the likeliest passage of a beam search, as in the original.  The
+        settings' ``telling['candidates']`` by default.
+    guidance : float, optional
+        With candidates, how much the picture counts beside the style: 1 as the decoder was trained, more
+        exaggerates.  The settings' ``telling['guidance']`` by default.
     prose : bool, optional
         Show the story as a reader expects it, with capitals and without blanks before punctuation;
         False: the decoder's own words, as the original does.  The settings' ``telling['prose']`` by
@@ -348,12 +350,14 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     image = image_loc if image is None else image
     _check_parts(z)
     prose, candidates = _told(z, "prose", prose, False), _told(z, "candidates", candidates, 0)
+    guidance = _told(z, "guidance", guidance, 1.0)
     k, bw, n_best = check_count("k", k, 1, MOST_CAPTIONS), check_count("bw", bw), check_count("n_best", n_best)
-    flags = {"lyric": lyric, "prose": prose, "strict": strict, "show": show}
-    lyric, prose, strict, show = (check_flag(name, flag) for name, flag in flags.items())
-    options = _writing_options(sample, candidates, maxlen, use_unk, temperature, top_k, top_p, seed)
+    flags = {"prose": prose, "strict": strict, "show": show}
+    prose, strict, show = (check_flag(name, flag) for name, flag in flags.items())
+    options = _writing_options(sample, candidates, guidance, maxlen, use_unk, temperature, top_k, top_p, seed)
     strength = check_number("strength", strength)
     b, style_name = _book_style(z, style)
+    lyric = style_name == "verse" if lyric is None else check_flag("lyric", lyric)
 
     timings, watch = {}, time.perf_counter
     start = watch()
@@ -374,7 +378,8 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     timings["thoughts"] = watch() - start
 
     start = watch()
-    passages = write_passages(z, thought, features, bw, n_best, whole_sentences=whole_sentences, **options)
+    passages = write_passages(z, thought, features, bw, n_best, style=b, captions=captions,
+                              whole_sentences=whole_sentences, **options)
     timings["passage"] = watch() - start
 
     told = Story(image=picture.name, captions=captions, passage=passages[0].text, cost=passages[0].cost,
@@ -457,41 +462,43 @@ def shifted_thought(z: Mapping[str, Any], captions: Sequence[Caption | str], sty
 
 
 def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarray | None = None, bw: int = 50,
-                   n_best: int = 1, *, sample: bool = False, candidates: int = 0, **options: Any) -> list[Passage]:
+                   n_best: int = 1, *, style: Style = None, sample: bool = False, candidates: int = 0,
+                   guidance: float = 1.0, captions: Sequence[Caption] = (), whole_sentences: bool = False,
+                   **options: Any) -> list[Passage]:
     """The fourth stage: passages about a thought, the one to be told first.
 
     Parameters
     ----------
     z : mapping
-        With ``dec``, and for candidates ``vse``.
+        With ``dec``; for candidates with ``vse`` and, where no style is given, ``bpos``, too.
     thought : array (dim,) float32
         From :func:`shifted_thought`.
     features : array (n_features,) float32, optional
         From :func:`image_features`: candidates are compared with them.
-    bw, n_best, sample, candidates
+    bw, n_best, style, sample, candidates, guidance, whole_sentences
         See :func:`story`.
+    captions : sequence of Caption, optional
+        From :func:`nearest_captions`: candidates that name what they name are preferred.
     **options
-        ``maxlen``, ``use_unk``, ``temperature``, ``top_k``, ``top_p``, ``seed`` and ``whole_sentences`` of
-        :func:`story`.
+        ``maxlen``, ``use_unk``, ``temperature``, ``top_k``, ``top_p`` and ``seed`` of :func:`story`.
 
     Returns
     -------
     list of Passage
         At most n_best.
     """
-    dec, wanted = z["dec"], max(n_best, candidates)
     if not candidates or sample:
-        found = decoder.passages(dec, thought, bw, wanted, stochastic=sample, **options)
-    else:
-        found = decoder.passages(dec, thought, bw, max(n_best, OF_BEAM), **options)
-        found += decoder.passages(dec, thought, n_best=candidates, stochastic=True, **{**options, **SAMPLING_OPTIONS})
-    if candidates:
-        if features is None:
-            raise StorytellerError("candidates are chosen by how near they are to the picture: give its features")
+        return decoder.passages(z["dec"], thought, bw, n_best, stochastic=sample, whole_sentences=whole_sentences,
+                                **options)
+    similarity = None
+    if features is not None:
         query = embedding.encode_images(z["vse"], np.reshape(features, (1, -1)))[0]
-        similarity = choosing.image_similarity(z["vse"], found, query)
-        found = choosing.rerank([replace(p, similarity=float(s)) for p, s in zip(found, similarity)], similarity)
-    return found[:n_best]
+        similarity = partial(telling.image_similarity, z["vse"], query)
+    first = options.pop("seed", None) or 0
+    chosen = {name: value for name, value in options.items() if value is not None}
+    named = telling.named_by([caption.text for caption in captions])
+    return [telling.tell(z["dec"], thought, _book_style(z, style)[0], candidates, guidance, seed=first + i,
+                         similarity=similarity, named=named, **chosen) for i in range(n_best)]
 
 
 def retrieve_captions(model: embedding.JointEmbedding, net: Any, captions: Sequence[str], cvec: np.ndarray,
@@ -518,7 +525,7 @@ def retrieve_captions(model: embedding.JointEmbedding, net: Any, captions: Seque
 
 
 def stories(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int = 50,
-            lyric: bool = False, show: bool = False, on_error: str = "raise", verbose: bool = True,
+            lyric: bool | None = None, show: bool = False, on_error: str = "raise", verbose: bool = True,
             executor: Executor | None = None, ahead: int = AHEAD, **options: Any) -> list[Story]:
     """Tell stories about many pictures.
 
@@ -548,7 +555,7 @@ def stories(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int
 
 
 def each_story(z: Mapping[str, Any], images: Iterable[Image], k: int = 100, bw: int = 50,
-               lyric: bool = False, show: bool = False, on_error: str = "raise", verbose: bool = True,
+               lyric: bool | None = None, show: bool = False, on_error: str = "raise", verbose: bool = True,
                executor: Executor | None = None, ahead: int = AHEAD, **options: Any) -> Iterator[Story]:
     """:func:`stories` one by one, as they are told: for more pictures than fit into memory, or any iterator of them."""
     if not isinstance(on_error, str) or on_error not in ("raise", "skip"):
@@ -688,16 +695,19 @@ def _check_part(key: str, part: Any) -> None:
         raise StorytellerError(f"z[{key!r}] is {shown(part)}: expected {what}")
 
 
-def _writing_options(sample: Any, candidates: Any, maxlen: Any, use_unk: Any, temperature: Any, top_k: Any, top_p: Any,
-                     seed: Any) -> dict[str, Any]:
+def _writing_options(sample: Any, candidates: Any, guidance: Any, maxlen: Any, use_unk: Any, temperature: Any,
+                     top_k: Any, top_p: Any, seed: Any) -> dict[str, Any]:
     """The options of write_passages, checked before anything is computed."""
-    if check_flag("sample", sample):
-        check_sampling(temperature, top_k, top_p, seed)
+    options = {"sample": check_flag("sample", sample), "candidates": check_count("candidates", candidates, 0),
+               "guidance": check_number("guidance", guidance), "maxlen": check_count("maxlen", maxlen),
+               "use_unk": check_flag("use_unk", use_unk)}
+    drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+    given = {name: value for name, value in drawing.items() if value is not None}
+    if sample or candidates:
+        check_sampling(**given)
     else:
-        decoder.check_not_sampling(temperature=temperature, top_k=top_k, top_p=top_p, seed=seed)
-    return {"sample": bool(sample), "candidates": check_count("candidates", candidates, 0),
-            "maxlen": check_count("maxlen", maxlen), "use_unk": check_flag("use_unk", use_unk),
-            "temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        decoder.check_not_sampling(**given)
+    return {**options, **given}
 
 
 def _settings(z: Mapping[str, Any]) -> _config.Config | None:

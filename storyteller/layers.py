@@ -299,7 +299,7 @@ class GRUEncoder(Model):
         states = np.zeros((len(sequences), self.dim), dtype=np.float32)
         # The rows whose beginning is no other's before them, and the state after it.
         rows, h = np.zeros(1, dtype=np.int64), states[:1]
-        for t in range(int(lengths.max())):
+        for t in range(int(np.max(lengths))):
             longer = np.flatnonzero((shared <= t) & (t < lengths))
             before = np.searchsorted(rows, longer, side="right") - 1
             rows, after = longer, np.empty((len(longer), self.dim), dtype=np.float32)

@@ -279,7 +279,7 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
             last = choice.argmax(axis=1)
         else:
             # Each passage has its own numbers, so that it does not depend on where the others end.
-            last = np.array([_draw(row, temperature, top_k, top_p, u)
+            last = np.array([draw(row, temperature, top_k, top_p, u)
                              for row, u in zip(choice, rng.random(n)[live])], dtype=np.int64)
         costs[live] -= log_p[np.arange(len(live)), last]
         for i, word in zip(live, last):
@@ -308,7 +308,7 @@ def check_sampling(temperature: Any = 1.0, top_k: Any = None, top_p: Any = None,
 _LIKELY = 1e-3  # of the likeliest word's probability: a nucleus is nearly always among the words above it
 
 
-def _draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, u: float) -> int:
+def draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, u: float) -> int:
     """The word at ``u`` (0 <= u < 1) of the distribution function."""
     with np.errstate(over="ignore"):        # of the division, whose temperature must be a float32 above 0
         p = np.exp((log_p - log_p.max()) / min(max(temperature, 1e-30), 1e30), dtype=np.float64)

@@ -99,7 +99,7 @@ def test_wrong_options_of_drawing(arguments):
 
 def test_wrong_usage(capsys, tmp_path):
     for option in ("--temperature", "--top-k", "--top-p", "--seed"):
-        assert usage(IMAGE, option, "1") == 2
+        assert usage(IMAGE, "--candidates", "0", option, "1") == 2
         assert option in capsys.readouterr().err
     for line in (["chekc"], ["trian", "decoder", "x"], ["Evaluate", "trec"]):
         assert usage(*line) == 2
@@ -330,7 +330,7 @@ def test_styles(run, capsys):
     assert status == 0 and "romance" in out and "(the default)" in out
     assert [style["name"] for style in json.loads(run("styles", "--json")[1])] == storyteller.styles(run.settings)
     found = storyteller.styles({})
-    assert {"romance", "adventure", "verse"} <= set(found) and found == sorted(found) and "caption" not in found
+    assert {"tale", "romance", "adventure", "verse"} <= set(found) and found == sorted(found) and "caption" not in found
     assert storyteller.styles({"posbias": "/none/x.npy", "skmodels": "/none"}) == []
 
 
@@ -346,7 +346,7 @@ def test_completion(tmp_path):
         return {word.split(":")[0].strip() for word in found.read_text().split("\n")}
     assert {"style", "styles"} <= completed("storyteller st") and "batch" in completed("storyteller ")
     assert {"--style", "--strength", "--strict"} == completed("storyteller x.jpg --st")
-    assert completed("storyteller x.jpg --style ") == {"adventure", "romance", "verse"}
+    assert completed("storyteller x.jpg --style ") == {"adventure", "romance", "tale", "verse"}
     assert completed("storyteller batch --wo") == {"--workers"} == completed("storyteller -q batch --wo", "zsh")
     assert "images/" in completed("storyteller ima") and "styles" not in completed("storyteller x.jpg st")
     assert "decoder" in completed("storyteller --config x.py train ")

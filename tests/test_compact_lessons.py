@@ -4,9 +4,9 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import pytest
 
-from recipes.compact import lessons, library, own
+from recipes.compact import captions, features, lessons, library, own
+from storyteller.layers import init_dense
 from storyteller.training.corpus import EncodedCorpus
 
 STORY = 'Once upon a time, there was a girl named Lily. Lily and Tim saw Spot. "Hi, Lily!" said Tim.'
@@ -32,43 +32,52 @@ def test_whole_stories_are_cut():
     assert list(library.cut([["a"] * 70], np.random.default_rng(0))) == []     # a sentence too long
 
 
-def test_plain_text_of_ours():
-    verse = "The {dog} lay down, / and two {dogs} slept."
-    assert library.plain(verse) == "The dog lay down, and two dogs slept."
-
-
-@pytest.mark.parametrize("noun, one", [("dogs", "dog"), ("bus", "bus"), ("buses", "bus"), ("boxes", "box"),
-                                       ("women", "woman"), ("teddy bears", "teddy bear"), ("glass", "glass"),
-                                       ("dresses", "dress"), ("wolves", "wolf"), ("cherries", "cherry")])
-def test_one_of_many(noun, one):
-    assert own.singular(noun) == one
-
-
-def test_another_of_its_kind():
-    story = "A {dog} met a small {dog}. Two {dogs} and a {cat} left. An {ant} saw a {dog}."
-    assert own.exchanged(story, "dog", "otter") == ("An {otter} met a small {otter}. Two {otters} and a {cat} left. "
-                                                    "An {ant} saw an {otter}.")
-    assert dict(own.of_classes("piano")) and {noun for _, noun in own.of_classes("piano")} >= {"piano"}
-    assert {"terrier", "spaniel"} <= {noun for _, noun in own.of_classes("dog")}
-    assert not own.of_classes("grandmother")
-
-
-def test_captions_that_name_a_class():
-    texts = ["a small sea lion rests", "two sea lions swim", "a lion sleeps", "lionesses of the sea"]
-    found = own._naming(texts, {4: "sea lion", 7: "lion", 9: "cat"})
-    assert {label: list(rows) for label, rows in found.items()} == {4: [0, 1], 7: [0, 1, 2]}
+def pictures(rows, **of):
+    return own.Pictures(np.zeros((rows, 2), np.float32),
+                        **{name: {key: np.array(some) for key, some in found.items()} for name, found in of.items()})
 
 
 def test_stories_and_their_pictures(monkeypatch):
-    found = {"kind": np.array(["", "dog", "dog", ""]), "label": np.array([3, -1, -1, 5])}
-    monkeypatch.setattr(own, "of_classes", lambda noun: [(3, "terrier"), (8, "fox")] if noun == "dog" else [])
+    monkeypatch.setattr(captions, "CLASSES", {3: captions.Class("terrier", ("dog",)), 8: captions.Class("fox", ())})
+    found = pictures(6, of_class={3: [0, 1], 8: [5]}, of_noun={"dog": [2, 3], "cat": [3]}, of_kind={"pet": [4]})
     words = {"terrier": 2, "terriers": 3}
-    stories = [("dog", "tale", "A {dog} ran. The {dog} slept."), ("hill", "verse", "The {hill}.")]
-    told = list(own.told(stories, found, words, 40))
-    assert len(told) == 40 and {picture for *_, picture in told} == {0, 1, 2}
+    stories = [("pet", "tale", "A {dog} ran. The {dog} slept."), ("hill", "verse", "The {hill}."),
+               ("none", "tale", "The {dog} and the {cat}.")]
+    told = list(own.told(stories, found, words, 60))
+    assert {picture for _, story, picture in told if "ran" in story} == {0, 1, 2, 3, 4}
+    assert {picture for _, story, picture in told if "cat" in story} == {0, 1, 3}     # a photo has both
+    assert not [story for _, story, _ in told if "hill" in story]
     for _, story, picture in told:
-        assert "{dog}" in story if picture else story.count("{dog}") + story.count("{terrier}") == 2
+        if "ran" in story:
+            assert story.count("{terrier}") in ((0, 2) if picture < 2 else (0,))
     assert any("terrier" in story for _, story, _ in told)
+
+
+def test_photo_nouns():
+    said = ["two dogs run", "a dog and a man", "a man runs"]
+    assert features.photo_nouns(said) >= {"dog", "man", "run"} and "two" not in features.photo_nouns(said)
+    assert features.photo_nouns(["a bus"]) == {"a", "bus"}
+
+
+def test_pictures_come_to_the_mean_of_their_captions():
+    places, thoughts = np.eye(4, dtype=np.float32), np.arange(8, dtype=np.float32).reshape(4, 2)
+    queries = np.array([[1, 0.5, 0, 0], [0, 0, 0.2, 1]], dtype=np.float32)
+    np.testing.assert_allclose(library.pictures(places, thoughts, queries, 2), [[1, 2], [5, 6]])
+
+
+def test_whitened_and_folded():
+    rng = np.random.default_rng(0)
+    vectors = (rng.standard_normal((400, 6)) * [3, 1, .3, .1, .03, .01] + 5).astype(np.float32)
+    m, P = library.whitening(vectors, ridge=0)
+    np.testing.assert_allclose(np.cov(((vectors - m) @ P).T, bias=True), np.eye(6), atol=1e-3)
+    ridged = library.whitening(vectors)[1]
+    spread = ((vectors - m) @ ridged).std(axis=0)
+    assert spread.max() <= 1.001 and spread.min() > 0.01
+    arrays = {**init_dense("ff_state", 6, 4, rng), "Wemb": np.ones((2, 2))}
+    arrays["ff_state_b"] = rng.standard_normal(4).astype(np.float32)
+    folded = library.folded(arrays, m, ridged)
+    np.testing.assert_allclose(vectors @ folded["ff_state_W"] + folded["ff_state_b"],
+                               ((vectors - m) @ ridged) @ arrays["ff_state_W"] + arrays["ff_state_b"], atol=1e-3)
 
 
 def source(folder, name, passages, vectors):
@@ -99,7 +108,7 @@ def test_whitened_as_they_are_read():
 
 
 def test_parts_of_rounds(tmp_path):
-    first, later = (lessons.Lessons("", str(tmp_path), number) for number in (0, 5))
+    first, later = (lessons.Lessons("", "", str(tmp_path), number) for number in (0, 5))
     assert first._prose() == ["tales_0", "romance_0", "adventure_0", "verse"]
     assert later._prose() == ["tales_1", "romance_5", "adventure_5", "verse"]
     assert later._part("tales_1") == ("tales", 1, 4, 1) and later._part("fables") == ("fables", 1, 1, 0)

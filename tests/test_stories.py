@@ -161,7 +161,7 @@ def test_dir_is_the_public_names():
 def test_copies_tell_the_same(compact):
     picture, options = gradient(), dict(k=5, bw=3, maxlen=12, show=False, candidates=None)
     told = generate.story(compact, picture, **options)
-    assert told.prose and told.style == "romance"       # by the settings
+    assert told.prose and told.style == "tale"       # by the settings
     for z in (dict(compact), compact.copy(), copy.copy(compact), pickle.loads(pickle.dumps(compact))):
         assert generate.story(z, picture, **options) == told
     verse = generate.story(compact, picture, style="verse", **options)
@@ -227,10 +227,11 @@ def test_stages(compact):
     captions = generate.nearest_captions(compact, features, 5)
     assert captions == told.captions
     thought = generate.shifted_thought(compact, captions)
-    np.testing.assert_array_equal(thought, generate.shifted_thought(compact, [c.text for c in captions], "romance"))
-    assert generate.write_passages(compact, thought, features, 3, 2, candidates=4, **options) == told.alternatives
-    with pytest.raises(StorytellerError, match="features"):
-        generate.write_passages(compact, thought, candidates=4, **options)
+    np.testing.assert_array_equal(thought, generate.shifted_thought(compact, [c.text for c in captions], "tale"))
+    written = generate.write_passages(compact, thought, features, 3, 2, candidates=4, guidance=1.5, captions=captions,
+                                      **options)
+    assert written == told.alternatives
+    assert generate.write_passages(compact, thought, candidates=4, **options)[0].similarity is None
 
 
 def test_names_of_the_original(compact):
@@ -251,7 +252,7 @@ def test_what_is_no_z(z):
 
 
 @pytest.mark.parametrize("options", [
-    dict(seed=1), dict(temperature=0.5), dict(top_k=3), dict(top_p=0.5), dict(candidates=3, seed=0),
+    dict(seed=1), dict(temperature=0.5), dict(top_k=3), dict(top_p=0.5), dict(candidates=3, seed=-1),
     dict(sample=True, seed=-1), dict(sample=True, seed="a"), dict(sample=True, seed=1.5), dict(sample=True, seed=True),
     dict(sample=True, temperature=float("nan")), dict(sample=True, temperature=-1), dict(sample=True, top_k=0),
     dict(sample=True, top_p=float("nan")), dict(sample=True, top_p=2), dict(strength=float("nan")),
@@ -267,7 +268,7 @@ def test_arguments_are_checked_before_anything_is_computed(options, compact, mon
 
 def test_options_are_checked_before_anything_is_loaded():
     z = generate.Models({}, verbose=False)
-    for options in (dict(k=0), dict(seed=3), dict(strength=float("nan")), dict(top_k=-1, sample=True)):
+    for options in (dict(k=0), dict(seed=3, candidates=0), dict(strength=float("nan")), dict(top_k=-1, sample=True)):
         with pytest.raises(StorytellerError):
             generate.story(z, gradient(), **options)
     assert ": loaded" not in repr(z)

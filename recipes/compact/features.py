@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
+import scipy.linalg
 from PIL import Image, ImageEnhance
 
 from storyteller import embedding, files, vgg
@@ -20,13 +21,16 @@ from storyteller.efficientnet import EfficientNetLite0
 from storyteller.files import write_atomically
 from storyteller.progress import progress_bar
 
-CROPS = 5           # of each photo
+from . import captions
+
+CROPS = {"imagenet": 5, "coco": 3}      # views of each photo
 MADE = 40           # examples made for each class
 # Of photos' features less their mean: length along the row of their class, 5th to 95th percentile of the photos
 # that are trained on. Of the rest, which is 9.5 to 16 long, a part: in more noise the map learns less of what
 # tells like classes apart.
 STRENGTH, NOISE = (2.6, 5.6), (2.0, 4.0)
-RIDGE = 0.5         # of solve_images, as a share of the mean eigenvalue
+RIDGE, WEIGHT = 0.5, 0.1    # of solve_images
+AGREED = 2          # captions of a photo that must have a noun, or all where there are fewer
 
 
 def read_classes(photos: str) -> list[dict[str, str]]:
@@ -60,7 +64,7 @@ def views(picture: Image.Image, count: int, rng: np.random.Generator) -> Iterato
         yield view
 
 
-def compute(net: EfficientNetLite0, paths: list[str], out: str, crops: int = CROPS, seed: int = 0) -> np.ndarray:
+def compute(net: EfficientNetLite0, paths: list[str], out: str, crops: int, seed: int = 0) -> np.ndarray:
     """Features of ``crops`` views of every photo: (len(paths), crops, n_features) float32, kept in ``out``."""
     if os.path.exists(out):
         return np.load(out)
@@ -110,12 +114,14 @@ def from_rows(W: np.ndarray, mean: np.ndarray, count: int, seed: int = 0) -> np.
 
 
 def solve_images(source: str, target: str, groups: Mapping[int, Sequence[str]], classifier: str, photos: np.ndarray,
-                 ridge: float = RIDGE) -> None:
-    """Give a trained joint embedding the image map whose scores of the classes' captions are the classifier's.
+                 seen: tuple[np.ndarray, Sequence[Sequence[str]]], weight: float = WEIGHT, ridge: float = RIDGE,
+                 ) -> None:
+    """Give a trained joint embedding the image map that orders classes as the classifier does, scenes as people do.
 
     The trainer's map (:func:`make_pairs`) orders classes that look alike less surely than the classifier does.
-    With C the mean sentence vectors of the classes, U the classifier's rows (less their mean, of unit norm)
-    and m the mean of photos' features, the map is M = U' (C C' + r I)^-1 C: then C M' (f - m) is about U (f - m).
+    With C the mean sentence vectors of the classes, U the classifier's rows (less their mean, of unit norm), F the
+    features of photos less their mean m and S the vectors of their captions less the classes' mean, the map M is that
+    of least |C M' - U|^2 + r |M|^2 + w |F M - S|^2, the solution of w F'F M + M (C'C + r I) = U'C + w F'S.
 
     Parameters
     ----------
@@ -125,30 +131,42 @@ def solve_images(source: str, target: str, groups: Mapping[int, Sequence[str]], 
         Captions of every class.
     classifier : path
     photos : array (n, d) float32
-        Features of photos that may be trained on.
+        Features of photos of classes that may be trained on.
+    seen : array (m, d) float32, and sequence of m sequences of str
+        Features of photos of scenes, and what people said of each.
+    weight : float
+        w, for photos as many as classes.
     ridge : float
-        r as a share of the mean eigenvalue of C C'.
+        r as a share of the mean eigenvalue of C'C.
     """
     model = embedding.load_model(source)
-    labels = sorted(groups)
-    texts = [text for label in labels for text in groups[label]]
-    vectors = embedding.encode_sentences(model, texts, batch_size=512)
-    ends = np.cumsum([0, *(len(groups[label]) for label in labels)])[:-1]
-    C = np.add.reduceat(vectors, ends, axis=0).astype(np.float64)
-    C /= np.linalg.norm(C, axis=1, keepdims=True)
+    C = _mean_vectors(model, [groups[label] for label in sorted(groups) if groups[label]])
     U = np.load(classifier)["W"].astype(np.float64)
-    U = U - U.mean(axis=0)
+    U = (U - U.mean(axis=0))[[label for label in sorted(groups) if groups[label]]]
     U /= np.linalg.norm(U, axis=1, keepdims=True)
-    kernel = C @ C.T
-    kernel[np.diag_indices_from(kernel)] += ridge * np.trace(kernel) / len(kernel)
-    M = np.linalg.solve(kernel, U).T @ C
     unit = photos / np.linalg.norm(photos, axis=1, keepdims=True)
+    mean = unit.mean(axis=0, dtype=np.float64)
+    features, said = seen
+    F = features / np.linalg.norm(features, axis=1, keepdims=True) - mean
+    S = _mean_vectors(model, said) - C.mean(axis=0)
+    w = weight * len(C) / len(F)
+    kernel = C.T @ C
+    kernel[np.diag_indices_from(kernel)] += ridge * np.trace(kernel) / len(C)
+    M = scipy.linalg.solve_sylvester(w * F.T @ F, kernel, U.T @ C + w * F.T @ S)
     options = files.load_options(f"{source}.pkl")
     arrays = files.load_arrays(source, list(embedding.parameter_shapes(options, source)))
-    arrays.update(ff_image_W=M.astype(np.float32), ff_image_b=(-unit.mean(axis=0) @ M).astype(np.float32))
+    arrays.update(ff_image_W=M.astype(np.float32), ff_image_b=(-mean @ M).astype(np.float32))
     files.save_pickle(f"{target}.pkl", options)
     files.save_pickle(f"{target}.dictionary.pkl", files.load_dictionary(f"{source}.dictionary.pkl"))
     files.save_arrays(target, **arrays)
+
+
+def _mean_vectors(model: embedding.JointEmbedding, groups: Sequence[Sequence[str]]) -> np.ndarray:
+    """The mean vector of each group of sentences, of unit norm, float64."""
+    vectors = embedding.encode_sentences(model, [text for group in groups for text in group], batch_size=512)
+    ends = np.cumsum([0, *(len(group) for group in groups)])[:-1]
+    means = np.add.reduceat(vectors, ends, axis=0).astype(np.float64)
+    return means / np.linalg.norm(means, axis=1, keepdims=True)
 
 
 def held_out(photos: str) -> tuple[list[tuple[int, str]], list[str]]:
@@ -157,27 +175,48 @@ def held_out(photos: str) -> tuple[list[tuple[int, str]], list[str]]:
 
 
 def seen_photos(photos: str, folder: str) -> dict[int, np.ndarray]:
-    """Features (CROPS, d) of the photo of every class, but for those held out, as :func:`make_pairs` left them."""
+    """Features (views, d) of the photo of every class, but for those held out, as :func:`make_pairs` left them."""
     labelled, kept = photos_of_classes(photos), {path for _, path in held_out(photos)[0]}
     of_classes = np.load(os.path.join(folder, "imagenet.npy"))
     return {label: of_classes[i] for i, (label, path) in enumerate(labelled) if path not in kept}
 
 
-def examples(photos: str, folder: str, classifier: str, made: int = 12, seed: int = 5) -> tuple[np.ndarray, np.ndarray]:
-    """Pictures of every class: ``made`` from its row, and the crops of its photo twice.
+def examples(photos: str, folder: str, classifier: str, made: int = 12, seed: int = 5, heldout: bool = False,
+             ) -> tuple[np.ndarray, np.ndarray]:
+    """Pictures of every class: ``made`` from its row, and the crops of its photo twice; of photos held out, as they
+    are.
 
     Returns
     -------
     features (n, d) float32, of unit norm
     labels (n,) int64
     """
+    if heldout:
+        kept = {path for _, path in held_out(photos)[0]}
+        rows = [i for i, (_, path) in enumerate(photos_of_classes(photos)) if path in kept]
+        labels = np.array([photos_of_classes(photos)[i][0] for i in rows])
+        return _unit(np.load(os.path.join(folder, "imagenet.npy"))[rows, 0]), labels
     seen = seen_photos(photos, folder)
     W = np.load(classifier)["W"]
     of_rows = from_rows(W, np.concatenate(list(seen.values())).mean(axis=0), made, seed)
     parts = [np.concatenate([of_rows[label], *(2 * [seen[label]] if label in seen else [])]) for label in range(len(W))]
-    rows = np.concatenate(parts)
-    return (rows / np.linalg.norm(rows, axis=1, keepdims=True),
-            np.repeat(np.arange(len(W)), [len(part) for part in parts]))
+    return _unit(np.concatenate(parts)), np.repeat(np.arange(len(W)), [len(part) for part in parts])
+
+
+def coco_examples(photos: str, folder: str, heldout: bool = False) -> tuple[np.ndarray, list[str]]:
+    """Photos of COCO, each view of those trained on or the photos held out as they are: features (n, d) float32 of
+    unit norm, and their numbers."""
+    views = np.load(os.path.join(folder, "coco.npy"))
+    kept = set(held_out(photos)[1])
+    paths = coco_photos(photos)
+    rows = [i for i, path in enumerate(paths) if (path in kept) == heldout]
+    views = views[rows, :1] if heldout else views[rows]
+    numbers = [os.path.splitext(os.path.basename(paths[i]))[0] for i in rows]
+    return _unit(views.reshape(-1, views.shape[2])), [number for number in numbers for _ in range(views.shape[1])]
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
 def coco_photos(photos: str) -> list[str]:
@@ -196,8 +235,15 @@ def coco_captions(corpora: str) -> dict[str, list[str]]:
     return found
 
 
-def make_pairs(net: EfficientNetLite0, classifier: str, photos: str, corpora: str,
-               captions: Mapping[int, Sequence[str]], folder: str, each: int = 2, seed: int = 0) -> None:
+def photo_nouns(said: Sequence[str]) -> set[str]:
+    """Words, in the singular, that so many of a photo's captions have."""
+    found = [{captions.singular(word) for word in caption.split()} for caption in said]
+    return {word for word in set().union(*found)
+            if sum(word in words for words in found) >= min(AGREED, len(found))}
+
+
+def make_pairs(net: EfficientNetLite0, classifier: str, photos: str, corpora: str, groups: Mapping[int, Sequence[str]],
+               folder: str, each: int = 2, seed: int = 0) -> None:
     """Write captions.txt with features.npy and heldout.txt with heldout.npy, as the trainer reads them.
 
     Parameters
@@ -206,8 +252,8 @@ def make_pairs(net: EfficientNetLite0, classifier: str, photos: str, corpora: st
     classifier : path
         W and b of :mod:`recipes.compact.convnet`.
     photos, corpora : paths
-    captions : mapping of int to sequence of str
-        Those of each class.
+    groups : mapping of int to sequence of str
+        Captions of each class.
     folder : path
     each : int
         Images that each caption is paired with.
@@ -215,30 +261,36 @@ def make_pairs(net: EfficientNetLite0, classifier: str, photos: str, corpora: st
     os.makedirs(folder, exist_ok=True)
     rng = np.random.default_rng(seed)
     labelled, coco = photos_of_classes(photos), coco_photos(photos)
-    of_classes = compute(net, [path for _, path in labelled], os.path.join(folder, "imagenet.npy"))
-    of_coco = compute(net, coco, os.path.join(folder, "coco.npy"))
-    kept_labels, kept_coco = held_out(photos)
-    kept = {path for _, path in kept_labels} | set(kept_coco)
-    seen = {label: of_classes[i] for i, (label, path) in enumerate(labelled) if path not in kept}
-    sources = np.concatenate([*seen.values(), *(rows for path, rows in zip(coco, of_coco) if path not in kept)])
-    made = from_rows(np.load(classifier)["W"], sources.mean(axis=0), MADE, seed)
+    of_classes = compute(net, [path for _, path in labelled], os.path.join(folder, "imagenet.npy"), CROPS["imagenet"])
+    compute(net, coco, os.path.join(folder, "coco.npy"), CROPS["coco"])
+    kept = {path for _, path in held_out(photos)[0]}
+    seen = seen_photos(photos, folder)
+    of_photos, numbers = coco_examples(photos, folder)
+    made = from_rows(np.load(classifier)["W"], np.concatenate(list(seen.values())).mean(axis=0), MADE, seed)
     texts, rows = [], []
-    for label, own in captions.items():
+    for label, own in groups.items():
         images = np.concatenate([made[label], *([seen[label]] if label in seen else [])])
         for caption in own:
             texts += [caption] * each
             rows += list(images[rng.integers(len(images), size=each)])
-    of_image = coco_captions(corpora)
-    for path, views in zip(coco, of_coco):
-        if path not in kept:
-            for caption in of_image[os.path.splitext(os.path.basename(path))[0]]:
-                texts += [caption] * len(views)
-                rows += list(views)
+    said, with_noun = coco_captions(corpora), {}
+    for row, number in enumerate(numbers):
+        texts += said[number]
+        rows += [of_photos[row]] * len(said[number])
+        for noun in photo_nouns(said[number]):
+            with_noun.setdefault(noun, set()).add(row)
+    # Ours of people and scenes, with photos of the same things.
+    for _, caption in captions.read("captions"):
+        nouns = captions.nouns(caption)[:2]
+        both = sorted(set.intersection(*(with_noun.get(noun, set()) for noun in nouns))) if nouns else []
+        for row in rng.permutation(both)[:each]:
+            texts.append(captions.plain(caption))
+            rows.append(of_photos[row])
     _write(folder, "captions.txt", "features.npy", texts, np.stack(rows))
     texts, rows = [], []
     for i, (label, path) in enumerate(labelled):
-        if path in kept:
-            texts += list(rng.choice(captions[label], size=5, replace=False))
+        if path in kept and groups[label]:
+            texts += [str(text) for text in rng.choice(groups[label], size=5)]
             rows += [of_classes[i, 0]] * 5
     _write(folder, "heldout.txt", "heldout.npy", texts, np.stack(rows))
 
@@ -247,4 +299,4 @@ def _write(folder: str, text_file: str, array_file: str, texts: Sequence[str], r
     with write_atomically(os.path.join(folder, text_file)) as file:
         file.write("".join(f"{text}\n" for text in texts).encode("utf-8"))
     with write_atomically(os.path.join(folder, array_file)) as file:
-        np.save(file, (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32))
+        np.save(file, _unit(rows).astype(np.float32))

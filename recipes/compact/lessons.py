@@ -1,7 +1,7 @@
-"""The decoder's training: prose, then simple stories, then our own with what pictures come to.
+"""The decoder's training: prose, then simple stories and our own with what pictures come to.
 
-Rounds follow each other: each reads other parts of the prose, begins where the prose of the round before ended, and
-ends with a decoder that tells stories.  A stage that was stopped goes on from its checkpoint.
+Rounds follow each other: each reads other parts of the prose and begins where the same
+stage of the round before ended.  A stage that was stopped goes on from its checkpoint.
 """
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from storyteller import compact, files, skipthoughts
+from storyteller import compact, files, skipthoughts, style
 from storyteller.training import tasks, trainer, vocabulary
 from storyteller.training.corpus import EncodedCorpus
 from storyteller.training.prepare import count_indices
 
-from . import library, own, pairs, passages, texts
+from . import captions, library, own, passages, texts
 
 _log = logging.getLogger(__name__)
 
@@ -25,16 +25,14 @@ DICTIONARY = "dictionary.pkl"
 # Parts that the prose of a round is cut into: round r reads part r of each.
 PARTS = {"tales": 4, "romance": 16, "adventure": 8, "verse": 1}
 HELDOUT = {"tales_heldout": 500, "romance_heldout": 500}    # passages that perplexity is measured on
-KEPT_PROSE = {"simple": 12000, "own": 6000}                 # passages of prose that later stages read, too
-KEPT_SIMPLE = 8000                                          # simple passages that the last stage reads, too
+KEPT_PROSE = 15000          # passages of prose that the last stage reads, too
 # Noise is a share of the whitened vectors.
 DECODER = {"dim": 768, "dim_word": 300, "n_words": library.N_WORDS, "n_samples": 2000, "batch_size": 64,
            "maxlen_w": 121, "put_back": 0.35, "n_sentences": 10, "tied": True, "average": 0.998, "noise": 0.1,
            "style_share": 0.125, "context": "sentences", "max_epochs": 1000, "dispFreq": 25, "validFreq": 500,
            "saveFreq": 150, "sampleFreq": 500}
 STAGES = {"prose": {"lrate": 0.0015, "warmup": 200, "decay_updates": 3000},
-          "simple": {"lrate": 0.0008, "warmup": 50, "decay_updates": 1200, "dropout": 0.1},
-          "own": {"lrate": 0.0006, "warmup": 50, "decay_updates": 900, "dropout": 0.15, "word_dropout": 0.05}}
+          "own": {"lrate": 0.001, "warmup": 50, "decay_updates": 2200, "dropout": 0.1, "word_dropout": 0.03}}
 LATER = {"prose": {"lrate": 0.001}}     # of the rounds after the first
 MINUTES = 100.0                         # of one call
 
@@ -44,24 +42,30 @@ class Lessons:
 
     Parameters
     ----------
-    corpora : path
+    corpora, photos : paths
     work : path
         Where everything is kept.
     number : int
         The round, from 0.
     """
 
-    def __init__(self, corpora: str, work: str, number: int = 0):
-        self.corpora, self.work, self.number = corpora, work, number
+    def __init__(self, corpora: str, photos: str, work: str, number: int = 0):
+        self.corpora, self.photos, self.work, self.number = corpora, photos, work, number
         self.folder = os.path.join(work, "library")
         os.makedirs(self.folder, exist_ok=True)
 
-    def _archive(self, stage: str, number: int | None = None) -> str:
+    def archive(self, stage: str, number: int | None = None) -> str:
+        """The decoder of a stage, of this round by default."""
         return os.path.join(self.work, f"{stage}_{self.number if number is None else number}", "romance.npz")
 
     def done(self, stage: str) -> bool:
         """Whether the stage's updates are all done."""
-        return os.path.exists(os.path.join(os.path.dirname(self._archive(stage)), "done"))
+        return os.path.exists(os.path.join(os.path.dirname(self.archive(stage)), "done"))
+
+    def run(self, stage: str) -> None:
+        """One stage, as far as :data:`MINUTES` go."""
+        if not self.done(stage):
+            {"prose": self.prose, "own": self.own}[stage]()
 
     # -- texts and vectors ------------------------------------------------------------------------
 
@@ -102,23 +106,28 @@ class Lessons:
         """m and P of all rounds, of prose and of what pictures come to alike."""
         path = os.path.join(self.folder, "whitening.npz")
         if not os.path.exists(path):
-            pictures = own.pictures(self.corpora, self.folder)
-            c = np.load(os.path.join(compact.FOLDER, "caption_style.npy"))
-            styles = own.styles(self.corpora, self.folder)
-            shifted = np.concatenate([pictures["x"] - c + b for b in styles.values()])
+            x, c = own.pictures(self.photos, self.corpora, self.work).x, self.caption_style()
+            shifted = np.concatenate([x - c + b for b in own.styles(self.folder).values()])
             prose = np.load(os.path.join(self.folder, "tales_0.vectors.npy"), mmap_mode="r")
             of_prose = prose[library.some(len(prose), len(shifted))].astype(np.float32)
-            m, P = pairs.whitening(np.concatenate([of_prose, shifted]))
+            m, P = library.whitening(np.concatenate([of_prose, shifted]))
             with files.write_atomically(path) as file:
                 np.savez(file, m=m, P=P)
         with np.load(path) as found:
             return found["m"], found["P"]
 
+    def caption_style(self) -> np.ndarray:
+        """c, the mean vector of our captions."""
+        path = os.path.join(self.folder, "caption_style.npy")
+        if not os.path.exists(path):
+            style.save(path, style.make(skipthoughts.load_model(compact.FOLDER), captions.captions(), 1))
+        return np.load(path)
+
     # -- training ---------------------------------------------------------------------------------
 
     def _train(self, stage: str, source: str, heldout: Sequence[library.Share], init: str | None,
                minutes: float = MINUTES) -> None:
-        saveto = self._archive(stage)
+        saveto = self.archive(stage)
         os.makedirs(os.path.dirname(saveto), exist_ok=True)
         m, P = self._whitening()
         library.mix(self.folder, f"heldout_{stage}", heldout)
@@ -148,36 +157,34 @@ class Lessons:
 
     def prose(self) -> None:
         """How English is written: passages of old tales, novels and verse, each with its own vector."""
-        names = self._prose()
+        self._train("prose", self._mixed_prose(), self._heldout(), self._before("prose"))
+
+    def _mixed_prose(self) -> str:
+        names, source = self._prose(), f"prose_{self.number}"
         self.read(["own", *(f"{name}_part" for name in HELDOUT), *names])
-        source = f"prose_{self.number}"
         library.mix(self.folder, source, [library.Share(name) for name in names])
-        self._train("prose", source, self._heldout(), self._archive("prose", self.number - 1) if self.number else None)
+        return source
+
+    def _before(self, stage: str) -> str | None:
+        """The decoder that a stage begins with: of the same stage in the newest round before, if there is one."""
+        found = [path for number in range(self.number) if os.path.exists(path := self.archive(stage, number))]
+        return found[-1] if found else None
 
     def _heldout(self) -> list[library.Share]:
         return [library.Share(f"{name}_part", np.arange(count)) for name, count in HELDOUT.items()]
 
-    def simple(self) -> None:
-        """How a simple story goes: one thing after the other."""
-        self.read(["own", "own_heldout", "tinystories_heldout", *library.SIMPLE])
-        source = f"simple_{self.number}"
-        tale = own.styles(self.corpora, self.folder)["tale"]
-        shares = [library.Share(name, style=tale) for name in library.SIMPLE]
-        library.mix(self.folder, source, [*shares, library.Share("own"), self._kept_prose("simple")])
-        self._train("simple", source, [library.Share("tinystories_heldout", np.arange(600))], self._archive("prose"))
-
-    def _kept_prose(self, stage: str) -> library.Share:
-        count = len(EncodedCorpus(os.path.join(self.folder, f"prose_{self.number}")))
-        return library.Share(f"prose_{self.number}", library.some(count, KEPT_PROSE[stage], 1 + self.number))
-
     def own(self) -> None:
         """How a story is told of a picture: our own stories with x - c + b, a little of all else kept in."""
-        own.make(self.corpora, self.folder, "told", "stories.tsv", own.TIMES)
-        own.make(self.corpora, self.folder, "told_heldout", "stories_heldout.tsv", 1)
-        simple = f"simple_{self.number}"
-        count = len(EncodedCorpus(os.path.join(self.folder, simple)))
-        source = f"own_{self.number}"
+        self.read(["own", "own_heldout", *library.SIMPLE])
+        for name, heldout, times in (("", False, own.TIMES), ("_heldout", True, 3)):
+            own.make(own.pictures(self.photos, self.corpora, self.work, heldout), self.caption_style(), self.folder,
+                     f"told{name}", f"stories{name}", times)
+        prose, source = self._mixed_prose(), f"own_{self.number}"
+        tale = own.styles(self.folder)["tale"]
+        count = len(EncodedCorpus(os.path.join(self.folder, prose)))
         library.mix(self.folder, source, [
-            library.Share("told"), library.Share("own"),
-            library.Share(simple, library.some(count, KEPT_SIMPLE, 3 + self.number)), self._kept_prose("own")])
-        self._train("own", source, [library.Share("told_heldout")], self._archive("simple"))
+            *own.shares(self.folder, "told"), *own.shares(self.folder, "own"),
+            *(library.Share(name, style=tale) for name in library.SIMPLE),
+            library.Share(prose, library.some(count, KEPT_PROSE, 1 + self.number))])
+        self._train("own", source, [library.Share("told_heldout")],
+                    self._before("own") or self.archive("prose"))

@@ -12,19 +12,18 @@ import lzma
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from storyteller import embedding, files, skipthoughts
+from storyteller import files
 from storyteller.text import load_vocabulary, split_sentences, tokenize_words
 from storyteller.training import vocabulary
 from storyteller.training.corpus import EncodedCorpus
 
-from . import passages
-from .captions.families import CLASSES, KINDS
+from . import captions, passages
 
 N_WORDS = 20000             # of the decoder, the end mark and UNK included
 LENGTHS = (30, 85)          # words of a passage
@@ -46,26 +45,6 @@ WORN = {**dict.fromkeys("""Lily Lilly Mia Sara Sarah Sue Lucy Amy Anna Jane Jill
 OPENINGS = (("Once upon a time,? (?=there (?:was|were|lived)|in )", ("", "", "", "Once ", "Long ago ")),
             ("Once upon a time,? ", ("One day ", "One morning ", "Once ", "That day ")))
 KEPT = 0.15         # of the simple stories keep their opening
-
-
-def own_stories(corpora: str, heldout: bool = False) -> Iterator[tuple[str, str, str]]:
-    """(kind, style, text) of the stories written for this project; nouns in braces, verse lines apart by " / "."""
-    name = "stories_heldout.tsv" if heldout else "stories.tsv"
-    with open(os.path.join(corpora, "own", name), encoding="utf-8") as file:
-        for line in file:
-            kind, style, text = line.rstrip("\n").split("\t")
-            yield kind, style, text
-
-
-def own_captions(corpora: str) -> list[tuple[str, str]]:
-    """(kind, caption) of the captions written for this project, the noun in braces."""
-    with open(os.path.join(corpora, "own", "captions.tsv"), encoding="utf-8") as file:
-        return [tuple(line.rstrip("\n").split("\t")) for line in file]
-
-
-def plain(text: str) -> str:
-    """A story of ours as running text, without braces and marks of lines."""
-    return re.sub(r"\s*/\s+", " ", re.sub(r"[{}]", "", text))
 
 
 def sentences_of(text: str) -> list[list[str]]:
@@ -124,7 +103,8 @@ def tokenise(corpora: str, works: str, folder: str, name: str) -> None:
     if name in PROSE + HELDOUT:
         found = passages.passages(sorted(glob.glob(os.path.join(works, name, "*.txt"))), *LENGTHS)
     elif name.startswith("own"):
-        found = (sentences_of(plain(text)) for _, _, text in own_stories(corpora, name == "own_heldout"))
+        source = "stories_heldout" if name == "own_heldout" else "stories"
+        found = (sentences_of(captions.plain(text)) for _, _, text in captions.read(source))
     else:
         found = simple_passages(corpora, name)
     with open(f"{path}.part", "w", encoding="utf-8") as file:
@@ -152,9 +132,9 @@ def make_dictionary(corpora: str, folder: str, path: str) -> None:
         for word, count in of_source.items():
             counts[word] += WEIGHTS.get(name, 1) * count
     own = Counter(word for name in ("own", "own_heldout") for line in lines(folder, name) for word in line.split())
-    own.update(word for _, caption in own_captions(corpora) for word in tokenize_words(plain(caption)))
-    kinds = {word for family in KINDS.values() for word in family.split()}
-    kinds |= {word for name, _ in CLASSES.values() for word in name.split()}
+    own.update(word for _, caption in captions.read("captions") for word in tokenize_words(captions.plain(caption)))
+    kinds = {word for known in captions.CLASSES.values() for name in (known.name, *known.nouns)
+             for word in (*name.split(), *captions.plural(name).split())}
     counts.update(own)
     wanted = set(own) | {word for word in kinds if counts[word]}
     for word, _ in counts.most_common():
@@ -237,8 +217,29 @@ def mean(vectors: np.ndarray) -> np.ndarray:
     return (total / len(vectors)).astype(np.float32)
 
 
+def whitening(vectors: np.ndarray, ridge: float = 0.02) -> tuple[np.ndarray, np.ndarray]:
+    """Mean m and map P, so that (v - m) P has about the same variance along every direction.
+
+    Vectors of captions differ by a few hundredths of what all thought vectors share; a network that reads
+    them as they are learns slowly to tell them apart.  The map goes into the decoder's weights afterwards
+    (:func:`folded`): the decoder reads thought vectors as ever.
+    """
+    m = vectors.mean(axis=0, dtype=np.float64)
+    centred = (vectors - m).astype(np.float64)
+    eigenvalues, directions = np.linalg.eigh(centred.T @ centred / len(vectors))
+    eigenvalues = np.maximum(eigenvalues, 0)
+    return m, directions / np.sqrt(eigenvalues + ridge * eigenvalues.mean())
+
+
+def folded(arrays: Mapping[str, np.ndarray], m: np.ndarray, P: np.ndarray) -> dict[str, np.ndarray]:
+    """The decoder that reads v and does what this one does at (v - m) P."""
+    W = P @ arrays["ff_state_W"].astype(np.float64)
+    return {**arrays, "ff_state_W": W.astype(np.float32),
+            "ff_state_b": (arrays["ff_state_b"] - m @ W).astype(np.float32)}
+
+
 class Whitened:
-    """Vectors v that are read as (v - m) P, see :func:`recipes.compact.pairs.whitening`."""
+    """Vectors v that are read as (v - m) P, see :func:`whitening`."""
 
     ndim = 2
 
@@ -255,15 +256,27 @@ class Whitened:
 
 # -- pictures ------------------------------------------------------------------------------------
 
-def pictures(joint: Any, model: Any, texts: Sequence[str], asked: Sequence[int], k: int = 100) -> np.ndarray:
-    """x of pictures that lie in the joint space where captions lie, before photos are at hand: the mean thought
-    vectors of the k captions nearest to each of ``asked`` (indices of ``texts``)."""
-    places = embedding.encode_sentences(joint, texts, batch_size=512)
-    thoughts = skipthoughts.encode(model, texts, batch_size=512)
-    found = np.empty((len(asked), thoughts.shape[1]), dtype=np.float32)
-    for first in range(0, len(asked), 256):
-        scores = places[asked[first:first + 256]] @ places.T
-        nearest = np.argpartition(scores, len(texts) - k, axis=1)[:, len(texts) - k:]
+def pictures(places: np.ndarray, thoughts: np.ndarray, queries: np.ndarray, k: int = 100) -> np.ndarray:
+    """x of pictures: the mean thought vectors of the k captions nearest to each.
+
+    Parameters
+    ----------
+    places : array (captions, d) float32
+        The captions in the joint space.
+    thoughts : array (captions, dim) float32
+        Their thought vectors.
+    queries : array (n, d) float32
+        The pictures in the joint space.
+    k : int
+
+    Returns
+    -------
+    array (n, dim) float32
+    """
+    found = np.empty((len(queries), thoughts.shape[1]), dtype=np.float32)
+    for first in range(0, len(queries), 256):
+        scores = queries[first:first + 256] @ places.T
+        nearest = np.argpartition(scores, scores.shape[1] - k, axis=1)[:, scores.shape[1] - k:]
         for row, best in zip(found[first:first + 256], nearest):
             row[:] = thoughts[best].mean(axis=0)
     return found

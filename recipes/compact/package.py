@@ -10,9 +10,9 @@ import numpy as np
 from storyteller import decoder, embedding, files, skipthoughts
 from storyteller.errors import StorytellerError
 
-from . import pairs
+from . import library
 
-LIMIT = 60e6  # bytes, of all files
+LIMIT = 76e6  # bytes, of all files
 
 
 def _half(array: np.ndarray, name: str) -> np.ndarray:
@@ -60,7 +60,7 @@ def copy_decoder(source: str, whitening: str, dictionary: str, target: str) -> N
     options = files.load_options(f"{source}.pkl")
     arrays = files.load_arrays(source, list(decoder.parameter_shapes(options, f"{source}.pkl")))
     with np.load(whitening) as given:
-        arrays = pairs.folded(arrays, given["m"], given["P"])
+        arrays = library.folded(arrays, given["m"], given["P"])
     files.save_arrays(os.path.join(target, "romance.npz"),
                         **{name: _half(array, f"{source}: {name}") for name, array in arrays.items()})
     files.save_pickle(os.path.join(target, "romance.npz.pkl"), options)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from .. import __version__
+from .. import __version__, config
 from ..errors import StorytellerError
 from ..progress import progress_bar
 from . import UsageError
@@ -71,18 +71,21 @@ def add_telling(parser: argparse.ArgumentParser) -> None:
         "settings' posbias)")
     add("--strength", type=real(), default=1.0, metavar="X", help="of the style shift; 0 tells in caption "
         "style (default: %(default)s)")
-    add("--lyric", action="store_true", help="print the story in lines, split at commas")
+    add("--lyric", action=argparse.BooleanOptionalAction, help="print the story in lines, split at commas (default: "
+        "with the style verse)")
     add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without spaces "
         "before punctuation, or the decoder's own words (default: the settings')")
-    add("--candidates", type=whole(0), metavar="N", help="write N stories at random beside the beam's best; tell the "
-        "one that fits the picture best; 0: the likeliest (default: the settings')")
+    add("--candidates", type=whole(0), metavar="N", help="tell sentence by sentence, each the best of N drawn at "
+        "random; 0: the likeliest story of a beam search (default: the settings')")
+    add("--guidance", type=real(), metavar="X", help="with --candidates: above 1 the picture counts more "
+        "(default: the settings')")
     add("--sample", action="store_true", help="draw the words at random instead of searching")
-    add("--temperature", type=real(0), metavar="T", help="with --sample: below 1 more conservative, above 1 more "
-        "random (default: 1)")
-    add("--top-k", type=whole(), metavar="K", help="with --sample: draw among the K likeliest words")
-    add("--top-p", type=real(0, 1), metavar="P", help="with --sample: draw among the likeliest words of total "
+    add("--temperature", type=real(0), metavar="T", help="of what is drawn: below 1 more conservative, above 1 more "
+        "random")
+    add("--top-k", type=whole(), metavar="K", help="draw among the K likeliest words")
+    add("--top-p", type=real(0, 1), metavar="P", help="draw among the likeliest words of total "
         "probability P")
-    add("--seed", type=whole(0), metavar="N", help="with --sample: the same seed gives the same story")
+    add("--seed", type=whole(0), metavar="N", help="another seed, another story; the same seed gives the same one")
     add("--max-words", type=whole(), metavar="N", help="end the story with the last sentence within N words, "
         "where there is one (default: 1000 words, and no care for sentences)")
     add_device(parser)
@@ -95,13 +98,15 @@ def telling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Options of :func:`storyteller.generate.story`, as the arguments say."""
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")
                 if getattr(options, name) is not None}
-    if sampling and not options.sample:
+    if sampling and not options.sample and not (config.load(options.config).telling.get("candidates")
+                                                if options.candidates is None else options.candidates):
         names = ", ".join("--" + name.replace("_", "-") for name in sampling)
-        raise UsageError(f"{names}: only with --sample, which draws the words at random")
+        raise UsageError(f"{names}: only with --sample or --candidates, which draw words at random")
     return {**sampling, "k": options.k, "bw": options.beam_width, "lyric": options.lyric, "style": options.style,
             "strength": options.strength, "sample": options.sample, "maxlen": options.max_words or 1000,
             "whole_sentences": options.max_words is not None,
-            "candidates": options.candidates, "prose": options.prose, "strict": options.strict}
+            "candidates": options.candidates, "guidance": options.guidance,
+            "prose": options.prose, "strict": options.strict}
 
 
 def load_parts(options: argparse.Namespace, settings: Config) -> Models:

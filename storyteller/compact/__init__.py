@@ -17,11 +17,11 @@ GROUPS: tuple[dict[str, str], ...] = (
     {"vgg": "efficientnet_lite0.npz"},
     {"captions": "captions.txt"},
     {"negbias": "caption_style.npy"},
-    {"posbias": "romance_style.npy"},
+    {"posbias": "tale_style.npy"},
 )
 
 # Options of story() that measured best for the compact decoder (docs/compact.md).
-TELLING = {"prose": True, "candidates": 40}
+TELLING = {"prose": True, "candidates": 12, "guidance": 1.5}
 
 
 def paths(named: object = ()) -> dict[str, str]:

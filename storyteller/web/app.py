@@ -81,15 +81,17 @@ def make_app(workers: Workers, max_upload: int = 20 * MEGABYTE, hosts: Optional[
         prose: Optional[bool] = Field(None, description="Capitals, and no blanks before punctuation")
         k: int = Field(100, ge=1, le=1000, description="Nearest captions to think of")
         beam_width: int = Field(50, ge=1, le=200)
-        candidates: Optional[int] = Field(None, ge=0, le=200, description="Stories drawn at random beside the beam's "
-                                          "best; the one that fits the picture best is told")
+        candidates: Optional[int] = Field(None, ge=0, le=200, description="Tell sentence by sentence, each the "
+                                          "best of so many drawn at random; 0: the likeliest story of a beam search")
+        guidance: Optional[float] = Field(None, ge=-10, le=10, description="With candidates: above 1 the picture "
+                                          "counts more")
         n_best: int = Field(1, ge=1, le=100, description="Stories in `alternatives`")
         sample: bool = Field(False, description="Draw the words at random instead of searching")
-        temperature: Optional[float] = Field(None, gt=0, description="With sample")
-        top_k: Optional[int] = Field(None, ge=1, description="With sample")
-        top_p: Optional[float] = Field(None, gt=0, le=1, description="With sample")
-        seed: Optional[int] = Field(None, ge=0, lt=1 << 31, description="With sample: the same seed gives the same "
-                                    "story")
+        temperature: Optional[float] = Field(None, gt=0, description="Of what is drawn")
+        top_k: Optional[int] = Field(None, ge=1, description="Of what is drawn")
+        top_p: Optional[float] = Field(None, gt=0, le=1, description="Of what is drawn")
+        seed: Optional[int] = Field(None, ge=0, lt=1 << 31, description="Another seed, another story; the same seed "
+                                    "gives the same one")
         max_words: int = Field(1000, ge=1, le=1000)
         strict: bool = Field(False, description="Refuse photos that are truncated or blank instead of warning")
 
@@ -102,7 +104,7 @@ def make_app(workers: Workers, max_upload: int = 20 * MEGABYTE, hosts: Optional[
         text: str
         cost: float = Field(description="Negative log-likelihood in nats")
         finished: bool
-        similarity: Optional[float] = Field(description="To the photo, between -2 and 2; null without candidates")
+        similarity: Optional[float] = Field(description="Of its sentences to the photo; null without candidates")
 
     class StoryAnswer(BaseModel):
         image: str
@@ -125,6 +127,7 @@ def make_app(workers: Workers, max_upload: int = 20 * MEGABYTE, hosts: Optional[
         max_upload: int = Field(description="Bytes of a photo at most")
         styles: list[str]
         style: Optional[str] = Field(description="The settings' style")
+        candidates: int = Field(description="The settings' candidates of every sentence")
 
     class Problem(BaseModel):
         error: str
@@ -182,7 +185,8 @@ def make_app(workers: Workers, max_upload: int = 20 * MEGABYTE, hosts: Optional[
     @app.get("/status", summary="How busy the server is, and what it takes", operation_id="status")
     async def status() -> Status:
         return Status(version=__version__, workers=workers.n, working=workers.working, waiting=workers.waiting,
-                      most_waiting=workers.most_waiting, max_upload=max_upload, styles=styles, style=default_style)
+                      most_waiting=workers.most_waiting, max_upload=max_upload, styles=styles, style=default_style,
+                      candidates=workers.z.config.telling.get("candidates", 0))
 
     @app.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     @app.api_route("/{name}", methods=["GET", "HEAD"], include_in_schema=False)

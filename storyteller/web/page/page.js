@@ -44,9 +44,9 @@ async function tell() {
     n_best: SHOWN_CANDIDATES });
   if ($("style").value) options.set("style", $("style").value);
   if (seed !== null) {
-    // As the candidates are drawn that the first story is chosen among.
-    for (const [name, value] of Object.entries({ sample: true, seed, temperature: 0.7, top_p: 0.95 }))
-      options.set(name, value);
+    // Where the likeliest story is told, another one must be drawn.
+    const drawn = server && !server.candidates ? { sample: true, temperature: 0.7, top_p: 0.95 } : {};
+    for (const [name, value] of Object.entries({ seed, ...drawn })) options.set(name, value);
   }
   $("error").textContent = "";
   document.body.classList.add("busy");

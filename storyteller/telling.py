@@ -1,0 +1,247 @@
+"""Writing a story sentence by sentence: several candidates of every sentence, of which the best one is told.
+
+A decoder's next sentence is drawn some times over and the candidates are compared: how likely each is, how much
+likelier the picture makes it than the style alone does (the mutual information of Li et al. 2016, arXiv:1510.03055,
+section 3), how near the joint embedding finds it to the picture, whether it names what the captions name, and whether
+it has faults that a reader sees at once.  The words are drawn with guidance (Ho & Salimans 2022, arXiv:2207.12598):
+from p_b (p_x / p_b)^w, where p_x is given the shifted thought and p_b the style's vector alone.
+"""
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from . import search
+from .decoder import Decoder, Passage
+from .errors import check_count, check_floats, check_number
+from .text import END_ID, UNK_ID, detokenize, sentence_ends, tokenize_words
+
+if TYPE_CHECKING:
+    from .embedding import JointEmbedding
+
+LENGTHS = (38, 72)      # words: a story may end from the first on, and ends with its sentence from the second on
+SENTENCE = 32           # words of a sentence, at most
+ENDS = 0.5              # a story ends where so many of the candidates would end it
+# Of a candidate's score: mean log p_x and log p_x / p_b of a word, in nats; the cosine with the picture; and the
+# share of the captions that have a content word of the sentence, of the word that most have.
+LIKELY, TOLD_OF, SEEN, NAMED = 1.0, 1.0, 8.0, 2.0
+FAULT = 2.5             # nats that a fault costs
+
+HE = frozenset("he him his himself".split())
+SHE = frozenset("she her hers herself".split())
+MEN = frozenset("""
+man men boy boys father son king prince brother uncle grandfather husband lord gentleman groom waiter fisherman cowboy
+tom ben sam jack peter will max henry oscar leo john bill joe tim bob mr sir""".split())
+WOMEN = frozenset("""
+woman women girl girls mother daughter queen princess sister aunt grandmother wife lady bride mrs miss waitress
+anna mary lucy rose emma clara ella nora kate ruth lily mia sue sara""".split())
+# Words that may stand twice in a sentence.
+COMMON = frozenset("""
+a an the this that these those of in on at to for with from by about into over under after before up down out off and or
+but so if as than then when while where who which what he she it they i you we him her them me us his hers its their my
+your our was is are were be been being had has have did do does would could can may might must shall should will not no
+yes all one two some any there here very too just only again more said says at back""".split())
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A candidate: its words, the states after it, and its costs in nats given x and given b alone."""
+
+    words: list[int]
+    states: np.ndarray
+    cost: float
+    plain_cost: float
+    finished: bool
+
+
+def words_of(text: str) -> list[str]:
+    """Words of a decoder's passage as a reader counts them: no punctuation, "do n't" is one, lower case."""
+    return re.findall(r"[^\W_](?:[\w']*\w)?", detokenize(text).lower())
+
+
+def named_by(captions: Sequence[str]) -> dict[str, float]:
+    """Content words of captions, each with the share of the captions that have it: what a picture shows."""
+    counts = Counter(word for caption in captions for word in set(words_of(caption)) if _has_content(word))
+    return {word: count / len(captions) for word, count in counts.items()}
+
+
+def _has_content(word: str) -> bool:
+    return word not in COMMON and len(word) > 2
+
+
+def repeats_itself(text: str) -> bool:
+    """Whether a content word stands twice in a sentence."""
+    content = list(filter(_has_content, words_of(text)))
+    return len(set(content)) < len(content)
+
+
+def persons(words: Sequence[str]) -> tuple[set[str], set[str]]:
+    """Of a sentence: whom its pronouns stand for, and whom its nouns name, ``'he'`` and ``'she'``."""
+    spoken_of = {name for name, some in (("he", HE), ("she", SHE)) if some & set(words)}
+    return spoken_of, {name for name, some in (("he", MEN), ("she", WOMEN)) if some & set(words)}
+
+
+def faults(text: str, before: Sequence[str]) -> int:
+    """What a reader stumbles over in a sentence that follows others.
+
+    Counted are a content word that stands twice, a sentence told before, pronouns of someone who has not been
+    spoken of where another one has, and a sentence that begins as the one before does.
+    """
+    words = words_of(text)
+    told = [words_of(sentence) for sentence in before]
+    known: set[str] = set()
+    for sentence in told:
+        known |= set.union(*persons(sentence))
+    spoken_of, named = persons(words)
+    found = int(repeats_itself(text)) + 2 * int(words in told)
+    found += bool(known and spoken_of - named - known)
+    found += bool(told and words[:2] == told[-1][:2] and len(words) > 1)
+    return found
+
+
+def image_similarity(vse: JointEmbedding, query: np.ndarray, texts: Sequence[str]) -> np.ndarray:
+    """How near a decoder's sentences are to a picture in the joint space.
+
+    Parameters
+    ----------
+    vse : JointEmbedding
+    query : array (dim,) float32
+        The picture in the joint space, of unit norm.
+    texts : sequence of str
+
+    Returns
+    -------
+    array (len(texts),) float32
+        Cosines.
+    """
+    # As captions are written; of a novel's words many are unknown to a model of captions, which need not be said.
+    plain = [" ".join(tokenize_words(detokenize(text))).lower() for text in texts]
+    return vse.sentence_vectors(list(map(vse.indices, plain)), 128) @ query
+
+
+def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int = 12, guidance: float = 1.0,
+         temperature: float = 0.6, top_k: int | None = None, top_p: float | None = 0.95, seed: int = 0,
+         maxlen: int = 1000, use_unk: bool = False, similarity: Callable[[list[str]], np.ndarray] | None = None,
+         named: Mapping[str, float] | None = None) -> Passage:
+    """Tell a story, sentence by sentence.
+
+    Parameters
+    ----------
+    dec : Decoder
+    thought : array (dimctx,) float32
+        F(x) = x - c + b.
+    style : array (dimctx,) float32
+        b, what the thought is compared with.
+    candidates : int
+        Sentences that each one is chosen from.
+    guidance : float
+        w: 1 draws from p_x, 0 from p_b; above 1 what x adds is exaggerated.
+    temperature, top_k, top_p, seed
+        See :func:`storyteller.search.sample`.
+    maxlen : int
+        Words at most: the story ends before the sentence that goes beyond them, its first one excepted.
+    use_unk : bool
+        Allow the unknown word.
+    similarity : callable, optional
+        Sentences as texts of the decoder -> array (n,), cosines with the picture.
+    named : mapping of str to float, optional
+        Of :func:`named_by`.
+
+    Returns
+    -------
+    Passage
+        Its cost is that of its words given x; its similarity the mean of its sentences'.
+
+    Raises
+    ------
+    StorytellerError
+        If an argument is out of range.
+    """
+    candidates, maxlen = check_count("candidates", candidates), check_count("maxlen", maxlen)
+    guidance = check_number("guidance", guidance)
+    temperature, top_k, top_p, rng = search.check_sampling(temperature, top_k, top_p, seed)
+    contexts = np.stack([check_floats(name, vector).reshape(-1)
+                         for name, vector in (("the thought", thought), ("the style", style))])
+    ends = np.array(dec.options.get("ends") or sentence_ends(dec.vocabulary), dtype=np.int64)
+    states, last, cost = dec.f_init(contexts), search.FIRST, 0.0
+    words: list[int] = []
+    told: list[str] = []
+    near: list[float] = []
+
+    def passage(finished: bool) -> Passage:
+        return Passage(" ".join(told), cost, finished, float(np.mean(near)) if near and similarity else None)
+
+    while True:
+        drawn = _draw(dec, states, last, ends, candidates, guidance, (temperature, top_k, top_p), rng,
+                      use_unk, len(words) >= LENGTHS[0])
+        going = [sentence for sentence in drawn if sentence.words]
+        if not going or len(going) <= (1 - ENDS) * len(drawn):
+            return passage(True)
+        texts = [dec.text(sentence.words) for sentence in going]
+        seen = [0.0] * len(going) if similarity is None else similarity(texts).tolist()
+        best = max(range(len(going)), key=lambda i: _score(going[i], texts[i], told, seen[i], named or {}))
+        chosen = going[best]
+        if words and len(words) + len(chosen.words) > maxlen:
+            return passage(False)
+        words, told, near = words + chosen.words, [*told, texts[best]], [*near, seen[best]]
+        cost += chosen.cost
+        states, last = chosen.states, chosen.words[-1]
+        if len(words) >= LENGTHS[1] or not chosen.finished:
+            return passage(chosen.finished)
+
+
+def _is_whole(words: Sequence[int], ends: np.ndarray, opening: int | None, closing: int | None) -> bool:
+    """Whether a sentence is at its end: what is said in quotation marks goes on until they are closed."""
+    said = words.count(opening) > words.count(closing)
+    if not words or said:
+        return False
+    return words[-1] in ends or (len(words) > 1 and words[-1] == closing and words[-2] in ends)
+
+
+def _score(sentence: Sentence, text: str, before: Sequence[str], seen: float, named: Mapping[str, float]) -> float:
+    n = len(sentence.words)
+    added = np.clip((sentence.plain_cost - sentence.cost) / n, -1, 1)
+    return (-LIKELY * sentence.cost / n + TOLD_OF * added + SEEN * seen
+            + NAMED * max((named.get(word, 0.0) for word in words_of(text)), default=0.0)
+            - FAULT * (faults(text, before) + (not sentence.finished)))
+
+
+def _draw(dec: Decoder, states: np.ndarray, last: int, ends: np.ndarray, n: int, guidance: float,
+          how: tuple[float, int | None, float | None], rng: np.random.Generator, use_unk: bool, may_end: bool,
+          ) -> list[Sentence]:
+    """Candidates of the next sentence; one without words would end the story."""
+    both = np.repeat(states, n, axis=0)         # n states given x, then as many given b
+    y, live = np.full(n, last, dtype=np.int64), np.arange(n)
+    words: list[list[int]] = [[] for _ in range(n)]
+    quotes = tuple(dec.vocabulary.index(mark) if mark in dec.vocabulary else None for mark in ("``", "''"))
+    costs, found = np.zeros((2, n)), {}
+    for position in range(SENTENCE):
+        logits, both = dec.step(np.concatenate([y, y]), both)
+        logits = logits - search.log_normaliser(logits, logits.max(axis=1))[:, None]
+        given_x, given_b = logits[:len(y)], logits[len(y):]
+        choice = given_b + np.float32(guidance) * (given_x - given_b)
+        if not use_unk:
+            choice[:, UNK_ID] = -np.inf
+        if position or not may_end:
+            choice[:, END_ID] = -np.inf
+        # Each candidate has its own numbers, so that it does not depend on where the others end.
+        y = np.array([search.draw(row, *how, u) for row, u in zip(choice, rng.random(n)[live])])
+        rows = np.arange(len(y))
+        costs[:, live] -= given_x[rows, y], given_b[rows, y]
+        for row, (i, word) in enumerate(zip(live, y)):
+            if word != END_ID:
+                words[i].append(int(word))
+            ended = _is_whole(words[i], ends, *quotes)
+            if word == END_ID or ended or position == SENTENCE - 1:
+                found[i] = Sentence(words[i], both[[row, row + len(y)]], float(costs[0, i]), float(costs[1, i]), ended)
+        going = np.array([row for row, i in enumerate(live) if i not in found], dtype=np.int64)
+        both = both[np.concatenate([going, going + len(y)])]
+        live, y = live[going], y[going]
+        if not len(live):
+            break
+    return [found[i] for i in sorted(found)]

@@ -1,0 +1,122 @@
+"""Stories told sentence by sentence."""
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from storyteller import StorytellerError, embedding, generate, search, telling
+from storyteller.decoder import Decoder
+from storyteller.layers import init_dense, init_gru
+
+IMAGE = Path(__file__).parent.parent / "images" / "ex1.jpg"
+WORDS = ["<eos>", "UNK", ".", "``", "''", "the", "dog", "cat", "ran", "sat", "she", "he"]
+
+
+@pytest.fixture(scope="module")
+def dec():
+    """A small decoder that writes something else for every context."""
+    rng = np.random.default_rng(3)
+    n, dim = len(WORDS), 8
+    params = {"Wemb": rng.standard_normal((n, 5)).astype(np.float32), **init_dense("ff_state", 4, dim, rng),
+              **init_gru("decoder", 5, dim, rng), **init_dense("ff_hid", dim, 5, rng),
+              **init_dense("ff_logit", 5, n, rng)}
+    params["ff_logit_W"] = rng.standard_normal((5, n)).astype(np.float32) * 2
+    return Decoder({"dim": dim}, params, WORDS)
+
+
+def vector(seed):
+    return np.random.default_rng(seed).standard_normal(4).astype(np.float32)
+
+
+def test_what_readers_stumble_over():
+    assert telling.words_of("`` He did n't , '' she said -- no . Cat 's") == ["he", "didn't", "she", "said", "no",
+                                                                              "cat's"]
+    assert telling.repeats_itself("the dog saw a dog .") and not telling.repeats_itself("the dog and the cat .")
+    assert telling.faults("She sat .", ["The boy ran ."]) == 1
+    assert telling.faults("The girl sat and she ran .", ["The boy ran ."]) == 0
+    assert telling.faults("The boy ran .", ["The boy ran .", "It sat ."]) == 2
+    assert telling.faults("The boy sat .", ["The boy ran ."]) == 1
+
+
+def test_what_captions_name():
+    named = telling.named_by(["a dog on the grass", "two dogs and a dog", "the dog sleeps"])
+    assert named["dog"] == 1 and named["dogs"] == pytest.approx(1 / 3) and "the" not in named
+    assert telling.named_by([]) == {}
+
+
+def test_sentences_end_after_what_is_said():
+    whole = [telling._is_whole([WORDS.index(word) for word in text.split()], np.array([2]), 3, 4)
+             for text in ("the dog ran .", "`` the dog ran .", "`` the dog ran . ''", "`` the dog '' she", "''", "")]
+    assert whole == [True, False, True, False, False, False]
+
+
+def test_image_similarity(z):
+    query = np.random.default_rng(0).standard_normal(z["vse"].dim).astype(np.float32)
+    query /= np.linalg.norm(query)
+    found = telling.image_similarity(z["vse"], query, ["`` A dog runs , '' she said .", "The sea is blue ."])
+    rows = embedding.encode_sentences(z["vse"], ["`` a dog runs , '' she said .", "the sea is blue ."]) @ query
+    np.testing.assert_allclose(found, rows, atol=1e-6)
+
+
+def test_costs_are_the_decoders(dec, monkeypatch):
+    monkeypatch.setattr(telling, "LENGTHS", (4, 12))
+    monkeypatch.setattr(telling, "SENTENCE", 6)
+    for seed in range(4):
+        told = telling.tell(dec, vector(1), vector(2), 5, seed=seed)
+        words = [WORDS.index(word) for word in told.text.split()]
+        assert words and "UNK" not in told.text
+        state, last, cost = dec.f_init(vector(1)[None]), np.array([search.FIRST]), 0.0
+        for word in words:
+            p, state = dec.f_next(last, state)
+            cost, last = cost - np.log(p[0, word]), np.array([word])
+        assert told.cost == pytest.approx(cost, abs=1e-3) and told.similarity is None
+        assert telling.tell(dec, vector(1), vector(2), 5, seed=seed) == told
+
+
+def test_the_best_candidate_is_taken(dec, monkeypatch):
+    monkeypatch.setattr(telling, "SEEN", 1000.0)
+    monkeypatch.setattr(telling, "LENGTHS", (4, 8))
+    asked = []
+
+    def similarity(texts):
+        asked.append(list(texts))
+        return np.array([float("cat" in text) for text in texts])
+
+    told = telling.tell(dec, vector(1), vector(2), 8, seed=1, similarity=similarity)
+    rest = told.text
+    for texts in asked:
+        best = next((text for text in texts if rest.startswith(text)), None)
+        assert best is not None and (("cat" in best) or not any("cat" in text for text in texts))
+        rest = rest[len(best):].strip()
+    assert not rest
+
+
+def test_guidance(dec):
+    told = {w: telling.tell(dec, vector(1), vector(2), 1, guidance=w, seed=0).text for w in (0, 1)}
+    assert told[0] == telling.tell(dec, vector(2), vector(2), 1, seed=0).text     # b alone
+    assert told[0] != told[1] == telling.tell(dec, vector(1), vector(1), 1, guidance=3, seed=0).text
+
+
+def test_the_length(dec):
+    for most in (1, 3, 9):
+        told = telling.tell(dec, vector(1), vector(2), 3, maxlen=most, seed=2)
+        first = told.text.split(".")[0] + "."
+        assert len(told.text.split()) <= max(most, len(first.split()))
+    for wrong in ({"candidates": 0}, {"guidance": float("nan")}, {"temperature": 0}, {"maxlen": 0}, {"seed": -1}):
+        with pytest.raises(StorytellerError):
+            telling.tell(dec, vector(1), vector(2), **wrong)
+
+
+def test_stories(z):
+    options = dict(k=10, maxlen=40, show=False)
+    told = generate.story(z, IMAGE, candidates=4, n_best=2, **options)
+    assert [told.passage] == [told.alternatives[0].text] and told.alternatives[0] != told.alternatives[1]
+    assert told.alternatives[0].similarity is not None
+    assert generate.story(z, IMAGE, candidates=4, **options).passage == told.passage
+    other = generate.story(z, IMAGE, candidates=4, seed=1, **options)
+    assert other.passage == told.alternatives[1].text
+    for wrong in ({"candidates": -1}, {"candidates": 0, "seed": 1}, {"candidates": 2, "guidance": "much"}):
+        with pytest.raises(StorytellerError):
+            generate.story(z, IMAGE, **{**options, **wrong})
