@@ -77,7 +77,8 @@ class Models(MutableMapping):
         self._parts: dict[str, Any] = {}
         self._given: set[str] = set()       # keys of parts that were set by hand
         self._loading = threading.RLock()
-        self._device, self._asked = None, device
+        self._device: str | None = None
+        self._asked = device
         self._loaders: dict[str, tuple[str, Callable[[], Any]]] = {
             "stv": ("skip-thoughts", self._skipthoughts), "dec": ("decoder", self._decoder),
             "vse": ("image-sentence embedding", self._embedding), "net": ("ConvNet", self._convnet),

@@ -198,7 +198,7 @@ def load_model(path_to_models: str | os.PathLike | None = None, path_to_tables: 
     model = SkipThoughts(words, utable, btable, uni, bi, device, *options.values())
     files_read = [dictionary, *(path for name in names for path in (
         os.path.join(models, name), os.path.join(models, f"{name}.pkl"), os.path.join(tables, TABLES[name])))]
-    model._key = cache.fingerprint([__version__, device], *files_read)
+    model._key = cache.fingerprint([__version__, str(device)], *files_read)
     return model
 
 
