@@ -4,7 +4,7 @@ The folder is ``STORYTELLER_CACHE`` where that is set, else the platform's own p
 A cache is a convenience: where it cannot be written everything still works, only slower.
 
 An entry is a .npy file, named after its kind and the fingerprint of what it was made from, that ends in a line of JSON
-(what it is) and a checksum of all that stands before.  Vectors of single texts are in a data base, each with its own.
+(what it is) and a checksum of all that stands before.
 """
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import re
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Callable, Union
@@ -40,8 +40,7 @@ _LARGE = 32 << 20           # bytes: the checksums of larger files are remembere
 _DIGITS = 24                # of a checksum
 _HEADER = 128               # bytes before the rows, see files.save_npy_header
 _CHECKSUMS = "checksums.json"
-_TEXTS = 20_000             # whose vectors are kept: 0.4 GB at the published size
-_OURS = re.compile(r"[a-z]+-[0-9a-z-]+\.(npy(\.(part|part\.sum|lock))?|sqlite(-journal)?)$")
+_OURS = re.compile(r"[a-z]+-[0-9a-z-]+\.npy(\.(part|part\.sum|lock))?$")
 
 Writer = Callable[[Any, int], None]
 Source = Union[str, "os.PathLike[str]", np.ndarray, Iterable[str]]
@@ -383,82 +382,6 @@ class _ArrayFile:
         return len(data)
 
 
-# Vectors of texts.
-
-def kept_vectors(kind: str, key: str, texts: Sequence[str], dim: int,
-                 compute: Callable[[list[str]], np.ndarray]) -> np.ndarray:
-    """Vectors of texts that come again and again, which processes share.
-
-    Parameters
-    ----------
-    kind, key : str
-        As of :func:`cached_rows`.
-    texts : sequence of str
-    dim : int
-        Length of a vector.
-    compute : callable
-        Texts -> array (n, dim) float32; asked for those that are not kept, each once.
-
-    Returns
-    -------
-    array (len(texts), dim) float32
-
-    Notes
-    -----
-    The latest 20,000 are kept.  Where the cache cannot be read or written all are computed.
-    """
-    names = {text: hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts}
-    if len(names) > _TEXTS // 4:
-        return compute(list(texts))
-    found = _ask(kind, key, lambda db: _kept(db, list(names.values()), dim)) or {}
-    missing = [text for text, name in names.items() if name not in found]
-    if missing:
-        new = {names[text]: vector for text, vector in zip(missing, np.asarray(compute(missing), dtype=np.float32))}
-        found.update(new)
-        _ask(kind, key, lambda db: _keep(db, new))
-    return np.array([found[names[text]] for text in texts], dtype=np.float32).reshape(len(texts), dim)
-
-
-def _ask(kind: str, key: str, question: Callable[[Any], Any]) -> Any:
-    """The answer of a data base; None where there is none, which is made anew if it is damaged."""
-    path = None
-    try:
-        import sqlite3
-        path = cache_dir() / f"{kind}-{key}.sqlite"
-        _make_folder(path.parent)
-        _remove_link(path)
-        if not path.exists():
-            _tidy(path)
-        with contextlib.closing(sqlite3.connect(path, timeout=1.)) as db, db:
-            db.execute("CREATE TABLE IF NOT EXISTS vectors (name BLOB PRIMARY KEY, vector BLOB, checksum BLOB)")
-            return question(db)
-    except Exception as error:      # whatever is wrong, they are computed
-        _log.debug("%s: %s", path, error)
-        if path is not None and type(error).__name__ == "DatabaseError":
-            with contextlib.suppress(OSError):
-                path.unlink()
-        return None
-
-
-def _kept(db: Any, names: list[bytes], dim: int) -> dict[bytes, np.ndarray]:
-    found = {}
-    for name in names:
-        for vector, checksum in db.execute("SELECT vector, checksum FROM vectors WHERE name = ?", (name,)):
-            if len(vector) == 4 * dim and checksum == _checksum_of(name, vector):
-                found[name] = np.frombuffer(vector, dtype=np.float32)
-    return found
-
-
-def _keep(db: Any, vectors: dict[bytes, np.ndarray]) -> None:
-    rows = [(name, vector.tobytes()) for name, vector in vectors.items()]
-    db.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?, ?)", [(*row, _checksum_of(*row)) for row in rows])
-    db.execute("DELETE FROM vectors WHERE rowid <= (SELECT MAX(rowid) FROM vectors) - ?", (_TEXTS,))
-
-
-def _checksum_of(name: bytes, vector: bytes) -> bytes:
-    return hashlib.blake2b(name + vector, digest_size=8).digest()
-
-
 # What the cache holds.
 
 @dataclass(frozen=True)
@@ -497,8 +420,6 @@ def entries() -> list[Entry]:
 def _what(path: Path) -> str:
     if path.name == _CHECKSUMS:
         return "checksums of large files"
-    if ".sqlite" in path.name:
-        return f"{path.name.partition('-')[0]} of texts, the latest"
     if path.suffix != ".npy":
         return "lock" if path.suffix == ".lock" else "unfinished"
     try:
@@ -541,7 +462,7 @@ def _tidy(target: Path) -> None:
     """Remove the oldest entries of the new one's kind, and what runs left that were interrupted long ago."""
     kind = target.name.partition("-")[0]
     found = [entry for entry in entries() if entry.path != target]
-    whole = [entry for entry in found if entry.path.match(f"{kind}-*{target.suffix}")]
+    whole = [entry for entry in found if entry.path.match(f"{kind}-*.npy")]
     left = [entry for entry in found if entry.path.suffix in (".part", ".sum", ".lock")
             and entry.made < time.time() - _STALE]
     for entry in whole[KEPT - 1:] + left:

@@ -458,7 +458,7 @@ def shifted_thought(z: Mapping[str, Any], captions: Sequence[Caption | str], sty
         F(x) = x - c + b.
     """
     texts = [caption.text if isinstance(caption, Caption) else caption for caption in captions]
-    thoughts = z["stv"].kept(texts)
+    thoughts = skipthoughts.encode(z["stv"], texts, verbose=False)
     return shift(thoughts.mean(axis=0), z["bneg"], _book_style(z, style)[0], strength)
 
 

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Callable
 
 import numpy as np
 
-from . import __version__, cache, files, text
+from . import cache, files, text
 from .errors import StorytellerError, check_count, check_flag, check_floats, shown
 from .layers import GRUEncoder, Model, gru_shapes, unit_rows
 from .progress import progress_bar
@@ -51,9 +51,6 @@ class SkipThoughts(Model):
     The original's model was a dict, of which ``model['utable']`` and ``['btable']`` (word -> vector), ``['uoptions']``
     and ``['boptions']`` are answered, and ``['options']``, the first of these.
     """
-
-    #: Of the files and device, where it was loaded from files.
-    _key: str | None = None
 
     def __init__(self, words: dict[str, int], utable: np.ndarray | None, btable: np.ndarray | None,
                  uni: dict[str, np.ndarray] | None, bi: dict[str, np.ndarray] | None, device: str | None = None,
@@ -97,14 +94,6 @@ class SkipThoughts(Model):
                use_eos: bool = False) -> np.ndarray:
         """:func:`encode` as a method."""
         return encode(self, X, use_norm, verbose, batch_size, use_eos)
-
-    def kept(self, X: Sequence[str]) -> np.ndarray:
-        """:func:`encode` of texts that come again and again, as captions do: their vectors stay in the cache."""
-        def compute(texts: Sequence[str]) -> np.ndarray:
-            return encode(self, texts, verbose=False)
-        if self._key is None:
-            return compute(X)
-        return cache.kept_vectors("thoughts", self._key, as_sentences(X), self.dim, compute)
 
 
 class WordTable(Mapping):
@@ -195,11 +184,7 @@ def load_model(path_to_models: str | os.PathLike | None = None, path_to_tables: 
                                                              len(found["encoder_W"]), dictionary, verbose)
                       for name, found in params.items())
     uni, bi = params.values()
-    model = SkipThoughts(words, utable, btable, uni, bi, device, *options.values())
-    files_read = [dictionary, *(path for name in names for path in (
-        os.path.join(models, name), os.path.join(models, f"{name}.pkl"), os.path.join(tables, TABLES[name])))]
-    model._key = cache.fingerprint([__version__, str(device)], *files_read)
-    return model
+    return SkipThoughts(words, utable, btable, uni, bi, device, *options.values())
 
 
 def _folders(models: str | os.PathLike | None, tables: str | os.PathLike | None) -> tuple[str, str]:
