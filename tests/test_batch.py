@@ -46,6 +46,12 @@ def photo(path, seed=0, cut=0, **options):
     return path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As in workers: sums by more threads are rounded otherwise."""
+    workers.limit_threads(1)
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Six photos, of which one is truncated and two cannot be read."""
@@ -63,7 +69,8 @@ def folder(tmp_path, monkeypatch):
 @pytest.fixture
 def run(folder, monkeypatch, capsys):
     """Run `storyteller batch` with stories that cost nothing; gives status, rows, output and errors."""
-    monkeypatch.setattr(generate, "load_all", lambda config=None, verbose=True: {"stv": SimpleNamespace(dim=None)})
+    z = {"stv": SimpleNamespace(dim=None)}
+    monkeypatch.setattr(generate, "load_all", lambda config=None, verbose=True, device=None: z)
     monkeypatch.setattr(generate, "story", tell)
 
     def call(*arguments, output="s.jsonl"):

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parent.parent
 @pytest.fixture
 def run(story_settings, z, monkeypatch, capsys):
     """Run a command line on the practice models, which are loaded once for all tests."""
-    monkeypatch.setattr(generate, "load_all", lambda config=None, verbose=True: z)
+    monkeypatch.setattr(generate, "load_all", lambda config=None, verbose=True, device=None: z)
 
     def call(*arguments):
         capsys.readouterr()
