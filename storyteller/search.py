@@ -62,6 +62,7 @@ def log_normaliser(logits: np.ndarray, maxima: np.ndarray) -> np.ndarray:
 
 
 def check_logits(maxima: np.ndarray) -> None:
+    """StorytellerError where the largest logits (n,), or their log normalisers, are not finite."""
     if not np.isfinite(maxima).all():
         raise StorytellerError(
             "the decoder gives probabilities that are not numbers (NaN or infinite): its "

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import signal
 from pathlib import Path
 
@@ -25,6 +26,16 @@ def own_cache(tmp_path_factory):
     patch.delenv("STORYTELLER_CONFIG", raising=False)
     yield
     patch.undo()
+
+
+@pytest.fixture(autouse=True)
+def own_log():
+    """What a test sets of the package's logging (``-q`` does) ends with it."""
+    yield
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.partition(".")[0] == "storyteller" and isinstance(logger, logging.Logger):
+            logger.setLevel(logging.NOTSET)
+            logger.disabled, logger.propagate = False, True
 
 
 @pytest.fixture(scope="session")

@@ -82,7 +82,7 @@ def test_an_eps_opened_by_pillow_is_not_drawn(tmp_path, monkeypatch):
 def test_heic_without_the_extra(name, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / name).write_bytes(b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(200))
-    with pytest.raises(StorytellerError, match=r"HEIC.*storyteller\[heif\]"):
+    with pytest.raises(StorytellerError, match=r"HEIC.*pillow-heif"):
         images.open_image(tmp_path / name)
 
 
