@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .embedding import JointEmbedding
 
 LENGTHS = (38, 72)      # words: a story may end from the first on, and ends with its sentence from the second on
-SENTENCE = 32           # words of a sentence, at most
+SENTENCE = 64           # words of a sentence, at most; a verse may be one
 ENDS = 0.5              # a story ends where so many of the candidates would end it
 # Of a candidate's score: mean log p_x and log p_x / p_b of a word, in nats; the cosine with the picture; and the
 # share of the captions that have a content word of the sentence, of the word that most have.
