@@ -1,4 +1,4 @@
-"""What the next decoder of the compact models is trained on: simple stories, our own, and pictures for them."""
+"""What the decoder of the compact models is trained on: simple stories, our own, and pictures for them."""
 from __future__ import annotations
 
 import re

@@ -116,7 +116,7 @@ def test_passages_end_where_headings_stand(tmp_path):
     text = tmp_path / "book.txt"
     sentence = "He went down to the sea and looked at the old ship. "
     text.write_text(f"{sentence * 2}\n{sentence * 2}\nCHAPTER II\n{sentence}\n{sentence * 20}\n", encoding="utf-8")
-    found = list(passages.passages([str(text)]))
+    found = list(passages.passages([str(text)], 30, 80))
     sizes = [sum(map(len, passage)) for passage in found]
     assert all(30 <= size <= 80 for size in sizes) and sizes[0] == 4 * 13
 

@@ -65,7 +65,7 @@ class Lessons:
     def run(self, stage: str) -> None:
         """One stage, as far as :data:`MINUTES` go."""
         if not self.done(stage):
-            {"prose": self.prose, "own": self.own}[stage]()
+            getattr(self, stage)()
 
     # -- texts and vectors ------------------------------------------------------------------------
 
@@ -88,7 +88,7 @@ class Lessons:
             if name != source:
                 passages.part(self.folder, source, name, keep, of, first)
             model = model or skipthoughts.load_model(compact.FOLDER)
-            library.thoughts_of(model, self.folder, name)
+            passages.vectors(model, self.folder, name)
 
     def _part(self, name: str) -> tuple[str, int, int, int]:
         """Source, and which passages of it: keep, of, first."""
@@ -125,8 +125,7 @@ class Lessons:
 
     # -- training ---------------------------------------------------------------------------------
 
-    def _train(self, stage: str, source: str, heldout: Sequence[library.Share], init: str | None,
-               minutes: float = MINUTES) -> None:
+    def _train(self, stage: str, source: str, heldout: Sequence[library.Share], init: str | None) -> None:
         saveto = self.archive(stage)
         os.makedirs(os.path.dirname(saveto), exist_ok=True)
         m, P = self._whitening()
@@ -148,7 +147,7 @@ class Lessons:
                                  **options)
         run = trainer.Trainer(task, saveto, resume=True)
         updates = options["decay_updates"]
-        summary = run.run(max_updates=updates, max_seconds=60 * minutes)
+        summary = run.run(max_updates=updates, max_seconds=60 * MINUTES)
         _log.info("%s, round %d: %d updates, best %s, %.0f words/s", stage, self.number, summary.updates, summary.best,
                   summary.words_per_second)
         if summary.updates >= updates:

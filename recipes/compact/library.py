@@ -160,11 +160,6 @@ def encode(folder: str, name: str, dictionary: str, thoughts: str) -> None:
         np.save(file, np.array([line.count("\t") + 1 for line in lines(folder, name)], dtype=np.int32))
 
 
-def thoughts_of(model: Any, folder: str, name: str) -> np.ndarray:
-    """The vectors of a source's passages, float16, memory-mapped; made where they are not there yet."""
-    return passages.vectors(model, folder, name, folder, np.float16)
-
-
 # -- what a stage of the training reads ----------------------------------------------------------
 
 @dataclass(frozen=True)

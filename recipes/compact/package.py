@@ -77,13 +77,6 @@ def copy_embedding(source: str, target: str) -> None:
                         files.load_dictionary(f"{source}.dictionary.pkl"))
 
 
-def copy_styles(source: str, target: str) -> None:
-    """Every ``*_style.npy`` of a folder."""
-    for name in sorted(os.listdir(source)):
-        if name.endswith("_style.npy"):
-            shutil.copyfile(os.path.join(source, name), os.path.join(target, name))
-
-
 def copy_files(sources: Iterable[str], target: str) -> None:
     """Files that are small already."""
     for source in sources:

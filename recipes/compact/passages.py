@@ -6,7 +6,7 @@ sentences' vectors, not the vector of the passage read as one sentence; so is th
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,13 +17,12 @@ from storyteller.progress import progress_bar
 from storyteller.text import split_sentences, tokenize_words
 from storyteller.training import corpus
 
-MIN_WORDS, MAX_WORDS = 30, 80
 LONGEST = 60        # words of a sentence; a passage with a longer one is left out
 _CHUNK = 65536      # sentences that are encoded at a time
 
 
-def passages(files: Iterable[str], min_words: int = MIN_WORDS, max_words: int = MAX_WORDS) -> Iterator[list[list[str]]]:
-    """Passages as lists of tokenised sentences.
+def passages(files: Iterable[str], min_words: int, max_words: int) -> Iterator[list[list[str]]]:
+    """Passages of so many words, as lists of tokenised sentences.
 
     Each begins where a paragraph begins or where the one before ended, and takes sentences as long as there
     is room; it crosses paragraphs, but no heading and no end of a work.
@@ -49,27 +48,6 @@ def passages(files: Iterable[str], min_words: int = MIN_WORDS, max_words: int = 
                 held = []
 
 
-def encode(files: Sequence[str], words: Mapping[str, int], n_words: int, folder: str, name: str) -> None:
-    """Write ``folder/name`` (passages for a decoder of n_words words), ``name.sentences`` and ``name.counts.npy``."""
-    if os.path.exists(os.path.join(folder, f"{name}.counts.npy")):
-        return
-    os.makedirs(folder, exist_ok=True)
-    counts: list[int] = []
-    whole: list[str] = []
-
-    def sentences() -> Iterator[str]:
-        for passage in passages(files):
-            counts.append(len(passage))
-            whole.append(" ".join(word for sentence in passage for word in sentence))
-            for sentence in passage:
-                yield " ".join(sentence)
-
-    corpus.EncodedCorpus.build(os.path.join(folder, f"{name}.sentences"), sentences(), words)
-    corpus.EncodedCorpus.build(os.path.join(folder, name), whole, words, n_words)
-    with write_atomically(os.path.join(folder, f"{name}.counts.npy")) as file:
-        np.save(file, np.array(counts, dtype=np.int32))
-
-
 def sentence_vectors(model: Any, sentences: corpus.EncodedCorpus, first: int, last: int) -> np.ndarray:
     """Thought vectors of encoded sentences [first, last): what ``skipthoughts.encode`` gives for their texts."""
     rows = [np.asarray(sentences[i], dtype=np.int64) for i in range(first, last)]
@@ -84,20 +62,20 @@ def sentence_vectors(model: Any, sentences: corpus.EncodedCorpus, first: int, la
     return np.concatenate(parts, axis=1)
 
 
-def vectors(model: Any, folder: str, name: str, texts: str, dtype: type = np.float32) -> np.ndarray:
-    """Mean vectors of the passages in ``texts/name``, memory-mapped from ``folder/name.vectors.npy``.
+def vectors(model: Any, folder: str, name: str) -> np.ndarray:
+    """Mean vectors of the passages of ``folder/name``, float16, memory-mapped from ``folder/name.vectors.npy``.
 
     Goes on where it was interrupted.
     """
     path = os.path.join(folder, f"{name}.vectors.npy")
     if os.path.exists(path):
         return np.load(path, mmap_mode="r")
-    sentences = corpus.EncodedCorpus(os.path.join(texts, f"{name}.sentences"))
-    ends = np.concatenate([[0], np.cumsum(np.load(os.path.join(texts, f"{name}.counts.npy")))])
+    sentences = corpus.EncodedCorpus(os.path.join(folder, f"{name}.sentences"))
+    ends = np.concatenate([[0], np.cumsum(np.load(os.path.join(folder, f"{name}.counts.npy")))])
     rows = len(ends) - 1
     part, mark = f"{path}.part", f"{path}.done"
     done = int(open(mark).read()) if os.path.exists(mark) and os.path.exists(part) else 0
-    found = np.lib.format.open_memmap(part, "r+" if done else "w+", dtype, None if done else (rows, model.dim))
+    found = np.lib.format.open_memmap(part, "r+" if done else "w+", np.float16, None if done else (rows, model.dim))
     with progress_bar(rows, "vectors of passages", "passage", True, done) as bar:
         while done < rows:
             last = max(done + 1, int(np.searchsorted(ends, ends[done] + _CHUNK, side="right")) - 1)
