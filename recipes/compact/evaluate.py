@@ -28,8 +28,6 @@ from . import captions, features, library, measures
 
 STYLED = 60         # photos that are told in all styles
 COCO = 80           # photos of COCO
-OLD = ("romance", "adventure", "verse", "tales")
-SIMPLE = ("tinystories", "picture_books", "fables")
 
 
 class Bars:
@@ -135,7 +133,7 @@ class Evaluation:
         for name in ("stories", "stories_heldout"):
             for *_, text in captions.read(name):
                 yield from map(hash, measures.sentences(captions.plain(text)))
-        for name in (*SIMPLE, *OLD):
+        for name in (*library.SIMPLE, *library.PROSE):
             with lzma.open(os.path.join(self.corpora, f"{name}.txt.xz"), "rt", encoding="utf-8") as file:
                 for line in file:
                     yield from map(hash, measures.sentences(line))

@@ -23,12 +23,11 @@ from storyteller.text import load_vocabulary, split_sentences, tokenize_words
 from storyteller.training import vocabulary
 from storyteller.training.corpus import EncodedCorpus
 
-from . import captions, passages
+from . import captions, passages, texts
 
 N_WORDS = 20000             # of the decoder, the end mark and UNK included
 LENGTHS = (30, 85)          # words of a passage
 PROSE = ("tales", "romance", "adventure", "verse")
-HELDOUT = ("tales_heldout", "romance_heldout", "adventure_heldout")
 SIMPLE = ("tinystories", "picture_books", "fables")
 STYLES = ("tale", "romance", "adventure", "verse")
 # How many times a word of these counts where the dictionary is chosen: they are few and small, and matter most.
@@ -100,7 +99,7 @@ def tokenise(corpora: str, works: str, folder: str, name: str) -> None:
     if os.path.exists(path):
         return
     found: Iterable[Sequence[Sequence[str]]]
-    if name in PROSE + HELDOUT:
+    if name in texts.KINDS:
         found = passages.passages(sorted(glob.glob(os.path.join(works, name, "*.txt"))), *LENGTHS)
     elif name.startswith("own"):
         source = "stories_heldout" if name == "own_heldout" else "stories"

@@ -12,11 +12,12 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
 
 from storyteller.training import corpus, vocabulary
 
-KINDS = ("romance", "romance_heldout", "adventure", "adventure_heldout", "verse", "tales", "tales_heldout")
+from . import features
+
+KINDS = ("romance", "romance_heldout", "adventure", "verse", "tales", "tales_heldout")
 # A heading: nothing is read across it (storyteller.training.corpus.is_heading), and it is left out.
 BREAK = "CHAPTER I"
 MAX_WORDS = 20000   # words of the skip-thoughts models
@@ -52,10 +53,7 @@ def some_works(folder: str, target: str, step: int = 12) -> None:
 
 def coco_groups(corpora: str) -> Iterator[list[str]]:
     """COCO's captions in lower case, those of an image together, for images with two or more."""
-    with lzma.open(os.path.join(corpora, "coco_captions.tsv.xz"), "rt", encoding="utf-8") as file:
-        rows = sorted((line.rstrip("\n").split("\t") for line in file), key=lambda row: row[0])
-    for _, group in groupby(rows, key=lambda row: row[0]):
-        texts = [" ".join(re.findall(r"[a-z']+", text.lower())) for _, text in group]
+    for _, texts in sorted(features.coco_captions(corpora).items()):
         if len(texts) > 1:
             yield texts
 
