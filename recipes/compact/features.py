@@ -19,6 +19,7 @@ from PIL import Image, ImageEnhance
 from storyteller import embedding, files, vgg
 from storyteller.efficientnet import EfficientNetLite0
 from storyteller.files import write_atomically
+from storyteller.layers import unit_rows
 from storyteller.progress import progress_bar
 
 from . import captions
@@ -87,7 +88,7 @@ def from_rows(W: np.ndarray, mean: np.ndarray, count: int, seed: int = 0) -> np.
 
     A linear classifier's row is the matched filter of its class in white noise, so a map that is trained on
     these examples compares a photo with the rows.  With residuals of real photos as noise, which are not
-    white, it learnt to weigh the rows' directions wrongly: see docs/compact.md.
+    white, it learnt to weigh the rows' directions wrongly.
 
     Parameters
     ----------
@@ -103,8 +104,7 @@ def from_rows(W: np.ndarray, mean: np.ndarray, count: int, seed: int = 0) -> np.
     array (classes, count, d) float32
     """
     rng = np.random.default_rng(seed)
-    rows = W - W.mean(axis=0)
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    rows = unit_rows(W - W.mean(axis=0))
     found = np.empty((len(W), count, W.shape[1]), dtype=np.float32)
     for row, examples in zip(rows, found):
         noise = rng.standard_normal(examples.shape, dtype=np.float32)
@@ -140,14 +140,13 @@ def solve_images(source: str, target: str, groups: Mapping[int, Sequence[str]], 
         r as a share of the mean eigenvalue of C'C.
     """
     model = embedding.load_model(source)
-    C = _mean_vectors(model, [groups[label] for label in sorted(groups) if groups[label]])
+    labels = [label for label in sorted(groups) if groups[label]]
+    C = _mean_vectors(model, [groups[label] for label in labels])
     U = np.load(classifier)["W"].astype(np.float64)
-    U = (U - U.mean(axis=0))[[label for label in sorted(groups) if groups[label]]]
-    U /= np.linalg.norm(U, axis=1, keepdims=True)
-    unit = photos / np.linalg.norm(photos, axis=1, keepdims=True)
-    mean = unit.mean(axis=0, dtype=np.float64)
+    U = unit_rows((U - U.mean(axis=0))[labels])
+    mean = unit_rows(photos).mean(axis=0, dtype=np.float64)
     features, said = seen
-    F = features / np.linalg.norm(features, axis=1, keepdims=True) - mean
+    F = unit_rows(features) - mean
     S = _mean_vectors(model, said) - C.mean(axis=0)
     w = weight * len(C) / len(F)
     kernel = C.T @ C
@@ -166,7 +165,7 @@ def _mean_vectors(model: embedding.JointEmbedding, groups: Sequence[Sequence[str
     vectors = embedding.encode_sentences(model, [text for group in groups for text in group], batch_size=512)
     ends = np.cumsum([0, *(len(group) for group in groups)])[:-1]
     means = np.add.reduceat(vectors, ends, axis=0).astype(np.float64)
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    return unit_rows(means)
 
 
 def held_out(photos: str) -> tuple[list[tuple[int, str]], list[str]]:
@@ -192,15 +191,14 @@ def examples(photos: str, folder: str, classifier: str, made: int = 12, seed: in
     labels (n,) int64
     """
     if heldout:
-        kept = {path for _, path in held_out(photos)[0]}
-        rows = [i for i, (_, path) in enumerate(photos_of_classes(photos)) if path in kept]
-        labels = np.array([photos_of_classes(photos)[i][0] for i in rows])
-        return _unit(np.load(os.path.join(folder, "imagenet.npy"))[rows, 0]), labels
+        kept = held_out(photos)[0]
+        rows = [row for row, photo in enumerate(photos_of_classes(photos)) if photo in kept]
+        return unit_rows(np.load(os.path.join(folder, "imagenet.npy"))[rows, 0]), np.array([label for label, _ in kept])
     seen = seen_photos(photos, folder)
     W = np.load(classifier)["W"]
     of_rows = from_rows(W, np.concatenate(list(seen.values())).mean(axis=0), made, seed)
     parts = [np.concatenate([of_rows[label], *(2 * [seen[label]] if label in seen else [])]) for label in range(len(W))]
-    return _unit(np.concatenate(parts)), np.repeat(np.arange(len(W)), [len(part) for part in parts])
+    return unit_rows(np.concatenate(parts)), np.repeat(np.arange(len(W)), [len(part) for part in parts])
 
 
 def coco_examples(photos: str, folder: str, heldout: bool = False) -> tuple[np.ndarray, list[str]]:
@@ -212,11 +210,7 @@ def coco_examples(photos: str, folder: str, heldout: bool = False) -> tuple[np.n
     rows = [i for i, path in enumerate(paths) if (path in kept) == heldout]
     views = views[rows, :1] if heldout else views[rows]
     numbers = [os.path.splitext(os.path.basename(paths[i]))[0] for i in rows]
-    return _unit(views.reshape(-1, views.shape[2])), [number for number in numbers for _ in range(views.shape[1])]
-
-
-def _unit(rows: np.ndarray) -> np.ndarray:
-    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    return unit_rows(views.reshape(-1, views.shape[2])), [number for number in numbers for _ in range(views.shape[1])]
 
 
 def coco_photos(photos: str) -> list[str]:
@@ -299,4 +293,4 @@ def _write(folder: str, text_file: str, array_file: str, texts: Sequence[str], r
     with write_atomically(os.path.join(folder, text_file)) as file:
         file.write("".join(f"{text}\n" for text in texts).encode("utf-8"))
     with write_atomically(os.path.join(folder, array_file)) as file:
-        np.save(file, _unit(rows).astype(np.float32))
+        np.save(file, unit_rows(rows).astype(np.float32))

@@ -1,6 +1,7 @@
 """Measures of told texts, each a function of texts alone; :mod:`recipes.compact.evaluate` puts them together."""
 from __future__ import annotations
 
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,9 +47,13 @@ def shuffled_share(texts: Sequence[str], words: Sequence[Iterable[str]], rounds:
 def nouns_shared(text: str, said: Sequence[str]) -> set[str]:
     """Nouns of people's captions of a photo that a story has: the nouns in braces of our captions are what counts as
     nouns, singular or plural."""
-    known = {noun for _, caption in captions.read("captions") for noun in captions.nouns(caption)}
-    of_people = {captions.singular(word) for caption in said for word in words_in(caption)} & known
+    of_people = {captions.singular(word) for caption in said for word in words_in(caption)} & _nouns()
     return of_people & {captions.singular(word) for word in words_in(text)}
+
+
+@functools.lru_cache(1)     # asked for every photo
+def _nouns() -> frozenset[str]:
+    return frozenset(noun for _, caption in captions.read("captions") for noun in captions.nouns(caption))
 
 
 def distinct(texts: Sequence[str], n: int = 2, most: int = 4000) -> float:
