@@ -6,6 +6,7 @@ import re
 import numpy as np
 
 from recipes.compact import captions, features, lessons, library, own
+from storyteller import compact
 from storyteller.layers import init_dense
 from storyteller.training.corpus import EncodedCorpus
 
@@ -105,6 +106,14 @@ def test_whitened_as_they_are_read():
     assert len(seen) == 9 and seen.shape == (9, 4) and seen[rows].dtype == np.float32
     np.testing.assert_allclose(seen[rows], (vectors[rows] - m) @ P, atol=1e-5)
     np.testing.assert_allclose(seen[:2], (vectors[:2] - m) @ P, atol=1e-5)
+
+
+def test_the_skip_thoughts_that_are_shipped_are_those_that_were_read(tmp_path):
+    assert library.thoughts_folder(str(tmp_path)) == compact.FOLDER
+    (tmp_path / "thoughts").mkdir()
+    assert library.thoughts_folder(str(tmp_path)) == compact.FOLDER     # not all is there yet
+    (tmp_path / "thoughts" / "dictionary.txt").touch()
+    assert library.thoughts_folder(str(tmp_path)) == str(tmp_path / "thoughts")
 
 
 def test_parts_of_rounds(tmp_path):

@@ -20,7 +20,7 @@ import platformdirs
 from storyteller import cli, compact, files, style, vgg
 from storyteller.errors import StorytellerError
 
-from . import captions, convnet, features, lessons, own, package, texts
+from . import captions, convnet, features, lessons, library, own, package, texts
 
 SKIPTHOUGHTS = ("--dim-word", "200", "--n-words", str(texts.MAX_WORDS + 2), "--n-samples", "600", "--batch-size", "128",
                 "--valid-freq", "1000", "--save-freq", "1000")
@@ -110,8 +110,9 @@ class Recipe:
     def package(self) -> None:
         """Everything into the package, float16."""
         folder = self.lessons.folder
-        if os.path.isdir(self.at("thoughts")):
-            package.copy_skipthoughts([self.at("thoughts")], self.target)
+        thoughts = library.thoughts_folder(self.work)
+        if thoughts != self.target:
+            package.copy_skipthoughts([thoughts], self.target)
         package.copy_decoder(self.lessons.archive("own"), os.path.join(folder, "whitening.npz"),
                              os.path.join(folder, lessons.DICTIONARY), self.target)
         package.copy_embedding(self.at("embedding.npz"), self.target)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from storyteller import compact, files, skipthoughts, style
+from storyteller import files, skipthoughts, style
 from storyteller.training import tasks, trainer, vocabulary
 from storyteller.training.corpus import EncodedCorpus
 from storyteller.training.prepare import count_indices
@@ -84,10 +84,10 @@ class Lessons:
             if os.path.exists(os.path.join(self.folder, f"{name}.vectors.npy")):
                 continue
             library.tokenise(self.corpora, works, self.folder, source)
-            library.encode(self.folder, source, dictionary, compact.FOLDER)
+            library.encode(self.folder, source, dictionary, library.thoughts_folder(self.work))
             if name != source:
                 passages.part(self.folder, source, name, keep, of, first)
-            model = model or skipthoughts.load_model(compact.FOLDER)
+            model = model or skipthoughts.load_model(library.thoughts_folder(self.work))
             passages.vectors(model, self.folder, name)
 
     def _part(self, name: str) -> tuple[str, int, int, int]:
@@ -120,7 +120,8 @@ class Lessons:
         """c, the mean vector of our captions."""
         path = os.path.join(self.folder, "caption_style.npy")
         if not os.path.exists(path):
-            style.save(path, style.make(skipthoughts.load_model(compact.FOLDER), captions.captions(), 1))
+            model = skipthoughts.load_model(library.thoughts_folder(self.work))
+            style.save(path, style.make(model, captions.captions(), 1))
         return np.load(path)
 
     # -- training ---------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """What the decoder reads: passages of prose, of simple stories and of our own, one dictionary, and thought vectors.
 
-The skip-thoughts are those of the package.  Everything stands in one folder: NAME.txt has the passages of a source,
-tokenised, one a line, a tab between two sentences; NAME.tokens.npy and NAME.offsets.npy have the decoder's word
-indices (:class:`storyteller.training.corpus.EncodedCorpus`), and NAME.vectors.npy the mean of the vectors of each
-passage's sentences.
+Everything stands in one folder: NAME.txt has the passages of a source, tokenised, one a line, a tab between two
+sentences; NAME.tokens.npy and NAME.offsets.npy have the decoder's word indices
+(:class:`storyteller.training.corpus.EncodedCorpus`), and NAME.vectors.npy the mean of the vectors of each passage's
+sentences.
 """
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from storyteller import files
+from storyteller import compact, files
 from storyteller.text import load_vocabulary, split_sentences, tokenize_words
 from storyteller.training import vocabulary
 from storyteller.training.corpus import EncodedCorpus
@@ -44,6 +44,12 @@ WORN = {**dict.fromkeys("""Lily Lilly Mia Sara Sarah Sue Lucy Amy Anna Jane Jill
 OPENINGS = (("Once upon a time,? (?=there (?:was|were|lived)|in )", ("", "", "", "Once ", "Long ago ")),
             ("Once upon a time,? ", ("One day ", "One morning ", "Once ", "That day ")))
 KEPT = 0.15         # of the simple stories keep their opening
+
+
+def thoughts_folder(work: str) -> str:
+    """The folder of the skip-thoughts: those that the recipe trained, or the package's where it trained none."""
+    trained = os.path.join(work, "thoughts")
+    return trained if os.path.exists(os.path.join(trained, "dictionary.txt")) else compact.FOLDER
 
 
 def sentences_of(text: str) -> list[list[str]]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from storyteller import compact, embedding, files, skipthoughts
+from storyteller import embedding, files, skipthoughts
 from storyteller.training.corpus import EncodedCorpus
 
 from . import captions, features, library
@@ -73,7 +73,7 @@ def pictures(photos: str, corpora: str, work: str, heldout: bool = False) -> Pic
         queries = [embedding.encode_images(joint, np.concatenate([of_classes, of_photos]))]
         if ours:
             queries.append(embedding.encode_sentences(joint, [captions.plain(text) for _, text in ours], 512))
-        thoughts = skipthoughts.encode(skipthoughts.load_model(compact.FOLDER), texts, batch_size=512)
+        thoughts = skipthoughts.encode(skipthoughts.load_model(library.thoughts_folder(work)), texts, batch_size=512)
         x = library.pictures(places, thoughts, np.concatenate(queries), NEAREST)
         with files.write_atomically(path) as file:
             np.savez(file, x=x, label=labels, image=np.array(images), kind=np.array([kind for kind, _ in ours], str))
