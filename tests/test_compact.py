@@ -103,6 +103,5 @@ def test_nothing_configured(tmp_path):
                           text=True, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
     recorded = json.loads(RECORDED.read_text(encoding="utf-8"))["ex1.jpg"]
-    assert recorded["captions"][0] in done.stdout and recorded["story"].split()[0] in done.stdout
-    # The cache holds what was computed once, and the second start reads it.
-    assert any((tmp_path / "cache").iterdir())
+    assert recorded["captions"][0] in done.stdout and recorded["story"] in done.stdout
+    assert any((tmp_path / "cache").iterdir())      # what is computed once

@@ -1,6 +1,7 @@
 """The commands vocab, train and evaluate, on tiny texts from end to end."""
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -448,7 +449,7 @@ def test_options_are_refused_before_the_encoding(place, model, run, tmp_path, mo
 
 def test_plots_are_checked_first(place, run, tmp_path):
     line = ["train", "embedding", "--data", place, "--name", "toy", *TINY, "--updates", 1, "-o", "x.npz", "--plot"]
-    if not pytest.importorskip("importlib.util").find_spec("matplotlib"):
+    if not importlib.util.find_spec("matplotlib"):
         assert "pip install matplotlib" in run(*line, "x.png", fails=1)
         return
     assert "expected one of" in run(*line, "e.xyz", fails=1) and not list(tmp_path.iterdir())

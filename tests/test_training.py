@@ -201,7 +201,6 @@ def test_precision(data, tmp_path):
             assert ("bf16" in jax.jit(lambda a, b: a @ b).lower(x, x).as_text()) == there
 
 
-
 def test_a_falling_rate(data, tmp_path):
     """Steps get smaller up to decay_updates, and a fiftieth of the rate stays."""
     path, last, steps = tmp_path / "toy.npz", None, []
