@@ -522,7 +522,9 @@ def test_signals(number, status, tmp_path):
 
 def test_a_deleted_working_folder(tmp_path):
     script, gone = tmp_path / "storyteller.py", tmp_path / "gone"
-    script.write_text(f"import sys\nsys.path[0] = {str(ROOT)!r}\nfrom storyteller.cli import main\nsys.exit(main())\n")
+    # As with an editable installation, one path of imports is no path of a folder.
+    script.write_text(f"import sys\nsys.path[:1] = [{str(ROOT)!r}, '__editable__']\n"
+                      "from storyteller.cli import main\nsys.exit(main())\n")
     gone.mkdir()
     done = subprocess.run(["sh", "-c", 'cd "$0"; rmdir "$0"; exec "$@"', str(gone), sys.executable, str(script), "-q",
                            "-k", "5", "-b", "2", "--max-words", "3", IMAGE], capture_output=True, timeout=120)

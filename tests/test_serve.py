@@ -19,6 +19,7 @@ from urllib.parse import urlencode
 import pytest
 
 from storyteller import StorytellerError, cli, compact, generate
+from storyteller.workers import Shared
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install '.[web]'")
 pytest.importorskip("uvicorn", reason="needs the extra: pip install '.[web]'")
@@ -267,7 +268,6 @@ class TestWorkers:
 
     def test_a_photo_that_ends_workers_is_given_up(self, settings, monkeypatch):
         import asyncio
-        from concurrent.futures.process import BrokenProcessPool
 
         from storyteller.web import workers as processes
 
@@ -275,18 +275,47 @@ class TestWorkers:
             def __init__(self, *_):
                 made.append(self)
 
-            def submit(self, function, *_):
-                if function is processes._told:
-                    raise BrokenProcessPool("it has ended")
-
-            def shutdown(self, wait=True):
-                pass
+            def ask(self, function, *_):
+                if function is processes._tell:
+                    raise processes.Ended
         made = []
-        monkeypatch.setattr(processes, "ProcessPoolExecutor", Ending)
+        monkeypatch.setattr(processes, "Worker", Ending)
         workers = processes.Workers(generate.Models(settings))
         with pytest.raises(StorytellerError, match="ended over it 2 times"):
             asyncio.run(workers.tell(b"x", {}))
-        assert len(made) == 3 and workers.working == 0
+        assert len(made) == 2 and workers.working == 0
+
+    @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no SIGSTOP here")
+    def test_a_worker_is_killed_before_it_has_read_its_photo(self, settings):
+        """Nor is the end of the server held up, whether the photo fits into the pipe or not."""
+        import threading
+
+        from storyteller.web import workers as processes
+        worker = processes.Worker(Shared(generate.Models(settings)), 1)
+        os.kill(worker.process.pid, signal.SIGSTOP)
+        ended = []
+
+        def ask():
+            with pytest.raises(processes.Ended):
+                worker.ask(processes._tell, b"x" * (1 << 20), {})
+            ended.append(True)
+        asking = threading.Thread(target=ask)
+        asking.start()
+        time.sleep(0.2)         # it writes
+        worker.process.kill()
+        asking.join(PATIENCE)
+        assert ended
+
+    def test_an_error_in_a_worker(self, settings):
+        """It says where it happened."""
+        from storyteller.web import workers as processes
+        worker = processes.Worker(Shared(generate.Models(settings)), 1)
+        try:
+            with pytest.raises(TypeError) as error:
+                worker.ask(processes._tell)
+            assert "in _work" in str(error.value.__cause__)
+        finally:
+            worker.process.kill()
 
 
 class running:

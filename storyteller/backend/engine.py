@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import configparser
+import contextlib
 import importlib.util
 import logging
 import os
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -43,11 +45,25 @@ def _import_engine() -> tuple[str, Any]:
 
 
 def _imported(name: str) -> Any:
-    with without_warnings():
+    with without_warnings(), _absolute_paths() if name == "theano" else contextlib.nullcontext():
         importlib.import_module(f"{name}.tensor")
         if name == "theano":
             importlib.import_module("theano.tensor.signal.pool")
         return sys.modules[name]
+
+
+@contextlib.contextmanager
+def _absolute_paths() -> Iterator[None]:
+    """Without the relative paths of imports where the working folder is gone: Theano resolves them."""
+    paths = sys.path
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        sys.path = [path for path in paths if os.path.isabs(path)]
+    try:
+        yield
+    finally:
+        sys.path = paths
 
 
 def _with_flags(name: str, flags: dict[str, str]) -> Any:

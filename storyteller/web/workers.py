@@ -5,13 +5,12 @@ import asyncio
 import io
 import logging
 import multiprocessing
-import os
-import time
+import traceback
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from typing import Any, cast
+from multiprocessing.connection import Connection
+from typing import Any, Callable
 
 from .. import generate, workers
 from ..errors import StorytellerError
@@ -21,12 +20,55 @@ from ..progress import counted, inform, without_warnings
 _log = logging.getLogger(__name__)
 
 MAX_PIXELS = 100_000_000        # of a photo that a stranger may send; a PNG of so many takes 300 MB
-_SECONDS_TO_END = 2             # of workers that have nothing to do
 _ATTEMPTS = 2                   # a photo that has ended two workers is not given to a third
 
 
 class Busy(StorytellerError):
     """The queue is full."""
+
+
+class Ended(Exception):
+    """A worker process has ended before it answered."""
+
+
+class InWorker(Exception):
+    """What an error in a worker comes from: its traceback there."""
+
+
+class Worker:
+    """A process that does one thing at a time, and a pipe to it.
+
+    Parameters
+    ----------
+    shared : workers.Shared
+        The parts of a story.
+    threads : int
+        Of linear algebra.
+
+    Notes
+    -----
+    A ``ProcessPoolExecutor`` of one process would do, but for two things: it has no public way to end a process that
+    works, before Python 3.14; and where a process is killed before it has read its photo, the executor waits for
+    ever, before 3.11.7.  Only the process itself holds its end of this pipe, so it breaks where the process ends.
+    """
+
+    def __init__(self, shared: workers.Shared, threads: int):
+        context = multiprocessing.get_context("spawn")      # not forked: the server has threads
+        self._pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_work, args=(theirs, shared, threads), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """What a function of this module makes of the parts and the arguments, in the process; Ended where it ends."""
+        try:
+            self._pipe.send((function, arguments))
+            answer, error, where = self._pipe.recv()
+        except (EOFError, OSError):
+            raise Ended from None
+        if error is not None:
+            raise error from InWorker(where)
+        return answer
 
 
 class Workers:
@@ -51,33 +93,32 @@ class Workers:
 
     Notes
     -----
-    Every worker is an executor of its own: one that is killed takes only its own story with it, which is told again
-    by the process that takes its place.
+    One that is killed takes only its own story with it, which is told again by the process that takes its place.
     """
 
     def __init__(self, z: generate.Models, n: int = 1, threads: int = 1, most_waiting: int = 32):
         self.z, self.n, self.most_waiting = z, n, most_waiting
         self._shared, self._threads = workers.Shared(z), threads
         self.working = self._asked = 0
-        self._executors = [self._executor() for _ in range(n)]
+        self._workers: list[Worker | None] = [None] * n     # None: to be started
+        self._waiting_for_them = ThreadPoolExecutor(n)
         self._idle: asyncio.Queue[int] | None = None
 
-    def _executor(self) -> ProcessPoolExecutor:
-        # Not forked: the server has threads.
-        return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), workers.begin, (self._threads,))
+    def _worker(self, number: int) -> Worker:
+        """A worker with its models loaded."""
+        worker = self._workers[number]
+        if worker is None:
+            worker = self._workers[number] = Worker(self._shared, self._threads)
+            worker.ask(_load, self._threads)
+        return worker
 
     @property
     def waiting(self) -> int:
         """Photos that wait for a worker."""
         return max(0, self._asked - self.working)
 
-    def load(self) -> list[int]:
+    def load(self) -> None:
         """Start the processes and wait until each has loaded its models.
-
-        Returns
-        -------
-        list of int
-            Their process ids.
 
         Raises
         ------
@@ -86,9 +127,9 @@ class Workers:
         """
         inform(_log, "Loading the models, %s...", counted(self.n, "worker"))
         try:
-            # One after the other: the first computes what the others find in the cache.
-            return [executor.submit(_load, self._shared, self._threads).result() for executor in self._executors]
-        except BrokenProcessPool:
+            for number in range(self.n):    # one after the other: the first computes what the others find in the cache
+                self._worker(number)
+        except Ended:
             raise StorytellerError("a worker ended while it loaded the models, perhaps for want of memory: give fewer "
                                    "--workers or close other programs") from None
 
@@ -131,30 +172,32 @@ class Workers:
         self.working += 1
         try:
             for _ in range(_ATTEMPTS):
-                try:
-                    return await asyncio.wrap_future(self._executors[number].submit(
-                        _told, self._shared, photo, options))
-                except BrokenProcessPool:
-                    _log.warning("worker %d has ended; another takes its place", number + 1)
-                    self._executors[number].shutdown(wait=False)
-                    self._executors[number] = self._executor()
-                    self._executors[number].submit(_load, self._shared, self._threads)
+                with suppress(Ended):
+                    return await asyncio.get_running_loop().run_in_executor(
+                        self._waiting_for_them, self._told, number, photo, options)
+                _log.warning("worker %d has ended; another takes its place", number + 1)
             raise StorytellerError(f"{_Photo.name}: the worker has ended over it {_ATTEMPTS} times, perhaps for want "
                                    "of memory: make the picture smaller")
         finally:
             self.working -= 1
             idle.put_nowait(number)
 
+    def _told(self, number: int, photo: bytes, options: dict[str, Any]) -> dict[str, Any]:
+        """The story, from a worker that is started where there is none; one that ends is forgotten."""
+        try:
+            return self._worker(number).ask(_tell, photo, options)
+        except Ended:
+            self._workers[number] = None
+            raise
+
     def close(self) -> None:
         """End the processes, whatever they do."""
-        # An executor has no public way to end a process that works, before Python 3.14.
-        processes = [process for executor in self._executors for process in (executor._processes or {}).values()]
-        for executor in self._executors:
-            executor.shutdown(wait=False, cancel_futures=True)
-        until = time.monotonic() + _SECONDS_TO_END
+        processes = [worker.process for worker in self._workers if worker]
         for process in processes:
-            process.join(max(0, until - time.monotonic()))
             process.kill()
+        for process in processes:
+            process.join()
+        self._waiting_for_them.shutdown()
 
 
 class _Photo(io.BytesIO):
@@ -165,15 +208,26 @@ class _Photo(io.BytesIO):
 
 # What runs in a worker.
 
-def _load(shared: workers.Shared, threads: int) -> int:
-    generate.load_parts(cast(generate.Models, shared.z))
+def _work(pipe: Connection, shared: workers.Shared, threads: int) -> None:
+    """Do what comes through the pipe, until it ends."""
+    workers.begin(threads)
+    with suppress(EOFError):
+        while True:
+            function, arguments = pipe.recv()
+            try:
+                pipe.send((function(shared.z, *arguments), None, ""))
+            except Exception as error:
+                pipe.send((None, error, traceback.format_exc()))
+
+
+def _load(z: generate.Models, threads: int) -> None:
+    generate.load_parts(z)
     workers.limit_threads(threads)      # of the libraries that came with the parts, too
-    return os.getpid()
 
 
-def _told(shared: workers.Shared, photo: bytes, options: dict[str, Any]) -> dict[str, Any]:
+def _tell(z: generate.Models, photo: bytes, options: dict[str, Any]) -> dict[str, Any]:
     _check_size(photo)
-    return generate.story(shared.z, _Photo(photo), show=False, **options).to_dict()
+    return generate.story(z, _Photo(photo), show=False, **options).to_dict()
 
 
 def _check_size(photo: bytes) -> None:
