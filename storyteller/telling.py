@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -168,31 +169,30 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     contexts = np.stack([check_floats(name, vector).reshape(-1)
                          for name, vector in (("the thought", thought), ("the style", style))])
     ends = np.array(dec.options.get("ends") or sentence_ends(dec.vocabulary), dtype=np.int64)
+    opening, closing = (dec.vocabulary.index(mark) if mark in dec.vocabulary else None for mark in ("``", "''"))
+    is_whole = partial(_is_whole, ends=ends, opening=opening, closing=closing)
     states, last, cost = dec.f_init(contexts), search.FIRST, 0.0
-    words: list[int] = []
+    n_words, finished = 0, True
     told: list[str] = []
     near: list[float] = []
-
-    def passage(finished: bool) -> Passage:
-        return Passage(" ".join(told), cost, finished, float(np.mean(near)) if near and similarity else None)
-
-    while True:
-        drawn = _draw(dec, states, last, ends, candidates, guidance, (temperature, top_k, top_p), rng,
-                      use_unk, len(words) >= LENGTHS[0])
+    while finished and n_words < LENGTHS[1]:
+        drawn = _draw(dec, states, last, is_whole, candidates, guidance, (temperature, top_k, top_p), rng,
+                      use_unk, n_words >= LENGTHS[0])
         going = [sentence for sentence in drawn if sentence.words]
-        if not going or len(going) <= (1 - ENDS) * len(drawn):
-            return passage(True)
+        if len(going) <= (1 - ENDS) * len(drawn):
+            break
         texts = [dec.text(sentence.words) for sentence in going]
         seen = [0.0] * len(going) if similarity is None else similarity(texts).tolist()
         best = max(range(len(going)), key=lambda i: _score(going[i], texts[i], told, seen[i], named or {}))
         chosen = going[best]
-        if words and len(words) + len(chosen.words) > maxlen:
-            return passage(False)
-        words, told, near = words + chosen.words, [*told, texts[best]], [*near, seen[best]]
-        cost += chosen.cost
-        states, last = chosen.states, chosen.words[-1]
-        if len(words) >= LENGTHS[1] or not chosen.finished:
-            return passage(chosen.finished)
+        if told and n_words + len(chosen.words) > maxlen:
+            finished = False
+            break
+        told.append(texts[best])
+        near.append(seen[best])
+        n_words, cost = n_words + len(chosen.words), cost + chosen.cost
+        states, last, finished = chosen.states, chosen.words[-1], chosen.finished
+    return Passage(" ".join(told), cost, finished, float(np.mean(near)) if near and similarity else None)
 
 
 def _is_whole(words: Sequence[int], ends: np.ndarray, opening: int | None, closing: int | None) -> bool:
@@ -211,14 +211,13 @@ def _score(sentence: Sentence, text: str, before: Sequence[str], seen: float, na
             - FAULT * (faults(text, before) + (not sentence.finished)))
 
 
-def _draw(dec: Decoder, states: np.ndarray, last: int, ends: np.ndarray, n: int, guidance: float,
-          how: tuple[float, int | None, float | None], rng: np.random.Generator, use_unk: bool, may_end: bool,
-          ) -> list[Sentence]:
+def _draw(dec: Decoder, states: np.ndarray, last: int, is_whole: Callable[[Sequence[int]], bool], n: int,
+          guidance: float, how: tuple[float, int | None, float | None], rng: np.random.Generator, use_unk: bool,
+          may_end: bool) -> list[Sentence]:
     """Candidates of the next sentence; one without words would end the story."""
     both = np.repeat(states, n, axis=0)         # n states given x, then as many given b
     y, live = np.full(n, last, dtype=np.int64), np.arange(n)
     words: list[list[int]] = [[] for _ in range(n)]
-    quotes = tuple(dec.vocabulary.index(mark) if mark in dec.vocabulary else None for mark in ("``", "''"))
     costs, found = np.zeros((2, n)), {}
     for position in range(SENTENCE):
         logits, both = dec.step(np.concatenate([y, y]), both)
@@ -236,7 +235,7 @@ def _draw(dec: Decoder, states: np.ndarray, last: int, ends: np.ndarray, n: int,
         for row, (i, word) in enumerate(zip(live, y)):
             if word != END_ID:
                 words[i].append(int(word))
-            ended = _is_whole(words[i], ends, *quotes)
+            ended = is_whole(words[i])
             if word == END_ID or ended or position == SENTENCE - 1:
                 found[i] = Sentence(words[i], both[[row, row + len(y)]], float(costs[0, i]), float(costs[1, i]), ended)
         going = np.array([row for row, i in enumerate(live) if i not in found], dtype=np.int64)
