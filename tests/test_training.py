@@ -168,23 +168,44 @@ def test_through_jax(data, tmp_path, kind):
     np.testing.assert_allclose(np.array(rows[1])[:, -1], np.array(rows[0])[:, -1], rtol=0.05)
 
 
-@pytest.mark.parametrize("first, then", [("cpu", "jax"), ("jax", "cpu")])
-def test_a_checkpoint_goes_on_on_another_device(data, tmp_path, first, then):
-    """To rounding, random numbers of all kinds included."""
+@pytest.mark.parametrize("devices", [("cpu", "jax", "cpu"), ("jax", "cpu", "jax")])
+def test_a_checkpoint_goes_on_on_another_device(data, tmp_path, devices):
+    """And back, to rounding, random numbers of all kinds included."""
     if backend.DIALECT == "theano":
         pytest.skip("Theano does not use JAX")
     pytest.importorskip("jax")
     options = {**OPTIONS, "dispFreq": 1, "validFreq": 100, "dropout": 0.2, "word_dropout": 0.3, "noise": 0.1,
                "n_samples": 6}
-    for name, devices in (("one", [first]), ("two", [first, then])):
-        for part, device in enumerate(devices, 1):
+    for name, parts in (("one", {6: devices[0]}), ("two", dict(zip((2, 4, 6), devices)))):
+        for updates, device in parts.items():
             task = decoder_task(data, tmp_path / f"{name}.npz", device=device, **options)
-            run = trainer.Trainer(task, tmp_path / f"{name}.npz", resume=part > 1)
-            run.run(verbose=False, max_updates=4 if device == devices[-1] else 2)
-    one, two = ([[float(row[name]) for name in ("update", "words", "cost", "gradient_norm")]
-                 for row in read_log(tmp_path / f"{name}.npz") if row["cost"]] for name in ("one", "two"))
-    assert len(one) == len(two) == 4
+            trainer.Trainer(task, tmp_path / f"{name}.npz", resume=True).run(verbose=False, max_updates=updates)
+    one, two = (costs(tmp_path / f"{name}.npz") for name in ("one", "two"))
+    assert len(one) == len(two) == 6
     np.testing.assert_allclose(two, one, rtol=2e-4)
+
+
+def costs(path):
+    """Of the updates in a training's log."""
+    return [[float(row[name]) for name in ("update", "words", "cost", "gradient_norm")]
+            for row in read_log(path) if row["cost"]]
+
+
+def test_the_next_minibatch_is_drawn_while_the_device_computes(data, tmp_path, monkeypatch):
+    """It is not lost where a training ends before it is used."""
+    whole, parts = tmp_path / "whole.npz", tmp_path / "parts.npz"
+    options = {"batches": "homogeneous", "noise": 0.3, "max_epochs": 3}
+    trainer.Trainer(decoder_task(data, whole, **options), whole).run(verbose=False, max_updates=6)
+    task, events, fetch = decoder_task(data, parts, **options), [], backend.fetch
+    run, minibatch = trainer.Trainer(task, parts), task.minibatch
+    monkeypatch.setattr(task, "minibatch", lambda *given: events.append("drawn") or minibatch(*given))
+    monkeypatch.setattr(backend, "fetch", lambda *given: events.append("waited for") or fetch(*given))
+    for updates in (3, 3, 6):
+        run.run(verbose=False, max_updates=updates)
+    assert events[:7] == ["drawn"] + 3 * ["drawn", "waited for"]
+    one, other = final(whole), final(parts)
+    for name in one:
+        np.testing.assert_array_equal(one[name], other[name], err_msg=name)
 
 
 def test_precision(data, tmp_path):
@@ -323,19 +344,52 @@ def test_half_a_row_in_the_log(data, tmp_path):
 
 
 SCRIPT = """
-import sys
+import os, signal, sys
 import numpy as np
 from tests.test_training import OPTIONS, decoder_task, sentences
 from storyteller.training import trainer, vocabulary
 from pathlib import Path
-folder, saveto = Path(sys.argv[1]), Path(sys.argv[2])
+folder, saveto, device, killed_after = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
 lines = sentences(400)
 words, counts = vocabulary.build(lines, verbose=False)
 vectors = np.load(folder / 'vectors.npy')
-task = decoder_task((folder, lines, words, counts, vectors), saveto, max_epochs=6, saveFreq=3)
+task = decoder_task((folder, lines, words, counts, vectors), saveto, max_epochs=6, saveFreq=3, dispFreq=1,
+                    device=device)
 print('ready', flush=True)
-trainer.Trainer(task, saveto, resume=True).run(verbose=False)
+run = trainer.Trainer(task, saveto, resume=True)
+step = run._step
+def killed(*arrays):
+    found = step(*arrays)       # through JAX still to be computed
+    if run.update == killed_after:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return found
+run._step = killed
+run.run(verbose=False)
 """
+
+
+def start_script(folder, saveto, device="cpu", killed_after=-1):
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, str(folder), str(saveto), device, str(killed_after)],
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            cwd=Path(__file__).parent.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_killed_through_jax(data, tmp_path):
+    """Kill -9 amid an update, which the device computes: the costs go on where they were at the checkpoint."""
+    if backend.DIALECT == "theano":
+        pytest.skip("Theano does not use JAX")
+    pytest.importorskip("jax")
+    np.save(tmp_path / "vectors.npy", data[4])
+    whole, killed = tmp_path / "whole.npz", tmp_path / "killed.npz"
+    process = start_script(tmp_path, killed, "jax", killed_after=5)
+    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    for path in (whole, killed):
+        task = decoder_task(data, path, device="jax", max_epochs=6, dispFreq=1)
+        run = trainer.Trainer(task, path, resume=True)
+        assert run.update == (3 if path == killed else 0)
+        run.run(verbose=False, max_updates=8)
+    assert len(costs(whole)) == 8
+    np.testing.assert_allclose(costs(killed), costs(whole), rtol=2e-4)
 
 
 def test_killed_at_random_moments(data, tmp_path):
@@ -343,15 +397,11 @@ def test_killed_at_random_moments(data, tmp_path):
     np.save(tmp_path / "vectors.npy", data[4])
     whole, killed = tmp_path / "whole.npz", tmp_path / "killed.npz"
 
-    def start(saveto):
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tmp_path), str(saveto)],
-                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                cwd=Path(__file__).parent.parent, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert start(whole).wait() == 0
+    assert start_script(tmp_path, whole).wait() == 0
     rng = np.random.default_rng(5)
     kills = 0
     for _ in range(10):
-        process = start(killed)
+        process = start_script(tmp_path, killed)
         assert process.stdout.readline() == "ready\n", process.stderr.read()
         time.sleep(float(rng.uniform(0, 0.6)))
         process.send_signal(signal.SIGKILL)
@@ -363,7 +413,7 @@ def test_killed_at_random_moments(data, tmp_path):
         if Path(killed).exists():
             files.array_names(killed)
     assert kills
-    process = start(killed)
+    process = start_script(tmp_path, killed)
     assert process.wait() == 0, process.stderr.read()
     one, other = final(whole), final(killed)
     for name in one:

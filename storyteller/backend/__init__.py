@@ -337,7 +337,8 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     precision : str
         Of products on a GPU: ``'float32'`` (never TF32), or ``'bfloat16'`` with sums in float32.
     fetched : bool
-        False leaves the outputs on the device (as JAX's arrays), for other functions to take: see :func:`fetch`.
+        False leaves the outputs on the device (as JAX's arrays, which may not be computed yet), for other functions
+        to take: see :func:`fetch`.
     given : mapping of variables, optional
         What stands for inputs of the graph that are computed from others.
 
@@ -364,6 +365,7 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
 
 
 def fetch(*arrays: Any) -> list[np.ndarray]:
-    """Arrays of a device as NumPy's."""
-    with jax_device.computing():
+    """Arrays of a device as NumPy's, as soon as they are computed; NumPy's own as they are."""
+    there = all(isinstance(array, (np.ndarray, np.generic)) for array in arrays)
+    with contextlib.nullcontext() if there else jax_device.computing():
         return [np.asarray(array) for array in arrays]

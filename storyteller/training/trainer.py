@@ -171,13 +171,14 @@ class Trainer:
         self._kept = (optimise.averaged(self.p, self.optimiser, options["average"]) if options.get("average")
                       else self.p)
         self._step = be.train_function(inputs, [cost, norm], self.optimiser.updates, task.device,
-                                       options.get("precision", "float32"))
+                                       options.get("precision", "float32"), fetched=False)
         self.rng = np.random.default_rng(options["seed"])
         self.update, self.seconds = 0, 0.0
         self.best: float | None = None
         self._words = 0.0               # (or pairs) that were trained on
         self._since_row = [0.0, 0.0]    # cost and words since the last row of the log
         self._written = 0  # updates at the last checkpoint
+        self._place = self._here()      # after the last update; the minibatches themselves are one ahead
         if resume:
             self._resume()
 
@@ -193,13 +194,22 @@ class Trainer:
         state = {"update": self.update, "seconds": self.seconds, "best": self.best,
                  "words": self._words, "since_row": self._since_row,
                  "options": self.task.options, "data": self.task.data_key, "init": self.task.init_key,
-                 "batches": self.task.batches.get_state(), "rng": self.rng.bit_generator.state}
+                 **self._place}
         arrays = {f"p/{name}": value.get_value(borrow=True) for name, value in self.p.items()}
         arrays.update({f"o/{name}": value.get_value(borrow=True) for name, value in self.optimiser.state.items()})
         text = np.frombuffer(json.dumps(state).encode("utf-8"), dtype=np.uint8)
         with files.write_atomically(checkpoint_path(self.saveto), sync=True) as file:
             np.savez(file, state=text, **arrays)
         self._written = self.update
+
+    def _here(self) -> dict[str, Any]:
+        """Where the walk over the data is, as a checkpoint has it."""
+        return {"batches": self.task.batches.get_state(), "rng": self.rng.bit_generator.state}
+
+    def _go_to(self, place: dict[str, Any]) -> None:
+        self.task.batches.set_state(place["batches"])
+        self.rng.bit_generator.state = place["rng"]
+        self._place = place
 
     def _resume(self) -> None:
         path = checkpoint_path(self.saveto)
@@ -224,8 +234,7 @@ class Trainer:
                             raise StorytellerError(f"{path}: {name!r} has shape {np.shape(array)}: expected "
                                                    f"{np.shape(old)}; resume with the options it was started with")
                         variable.set_value(np.array(array, dtype=np.asarray(old).dtype), borrow=False)
-            self.task.batches.set_state(state["batches"])
-            self.rng.bit_generator.state = state["rng"]
+            self._go_to({name: state[name] for name in self._place})
             self.update, self.seconds, self.best = state["update"], state["seconds"], state["best"]
             self._words, self._since_row = state["words"], state["since_row"]
         except StorytellerError:
@@ -264,9 +273,11 @@ class Trainer:
             After Ctrl-C and SIGTERM (status 143), when the current update is done and a checkpoint
             is written.
         """
+        from .. import backend as be
         options, log = self.task.options, _Log(log_path(self.saveto), self.update)
         start, before = time.perf_counter(), (self.update, self.seconds, self._words)
         stopped = "all epochs done"
+        self._go_to(self._place)    # a run before this one drew a minibatch more than it used
         minibatches = self._minibatches(options["max_epochs"])
         saved = start
 
@@ -276,8 +287,8 @@ class Trainer:
         # NumPy would warn of the numbers that are too large, which are told below.
         with np.errstate(all="ignore"), _Interruption() as interruption, \
                 progress_bar(max_updates, "training", "update", verbose, self.update) as bar:
+            found = next(minibatches, None)
             while True:
-                # Before a minibatch is drawn: the state in a checkpoint is that after the last update.
                 if interruption.asked:
                     self.save_checkpoint()
                     _log.warning("interrupted after update %d; %s holds everything to go on with --resume",
@@ -289,14 +300,16 @@ class Trainer:
                 if max_seconds is not None and time.perf_counter() - start > max_seconds:
                     stopped = f"{max_seconds:g} seconds are over"
                     break
-                found = next(minibatches, None)
                 if found is None:
                     if not self.update:
                         raise StorytellerError(f"{self.saveto}: no minibatch of the training data holds anything to "
                                                "learn from: give more data, or a larger maxlen_w or batch_size")
+                    self._place = self._here()
                     break
-                arrays, weight = found
-                cost, norm = (float(value) for value in self._step(*arrays))
+                arrays, weight, self._place = found
+                running = self._step(*arrays)
+                found = next(minibatches, None)     # while the device computes
+                cost, norm = map(float, be.fetch(*running))
                 if not (np.isfinite(cost) and np.isfinite(norm)):
                     raise self._not_a_number(cost, norm)
                 self.update += 1
@@ -325,16 +338,17 @@ class Trainer:
             if self.update > before[0] and (value is not None or self._since_row[1]):
                 log.write(self._row(norm, value))
         self.save_checkpoint()
-        return Summary(self.update, self.task.batches.epoch, self.seconds, rate(), self.best, stopped, log.rows)
+        return Summary(self.update, self._place["batches"]["epoch"], self.seconds, rate(), self.best, stopped, log.rows)
 
     def _row(self, norm: float, heldout: float | None) -> dict[str, Any]:
         """A row of the log; without a cost where no update was done since the last."""
         cost, words = self._since_row
-        return {"update": self.update, "epoch": self.task.batches.epoch, "seconds": round(self.seconds, 2),
+        return {"update": self.update, "epoch": self._place["batches"]["epoch"], "seconds": round(self.seconds, 2),
                 "words": int(self._words), "cost": cost / words if words else None,
                 "gradient_norm": norm if words else None, "heldout": heldout}
 
-    def _minibatches(self, epochs: int) -> Iterator[tuple[list[np.ndarray], float]]:
+    def _minibatches(self, epochs: int) -> Iterator[tuple[list[np.ndarray], float, dict[str, Any]]]:
+        """Arrays and weights, each with the place after it was drawn."""
         batches = self.task.batches
         in_vain = 0     # epochs; that of a checkpoint may have been at its end
         while batches.epoch < epochs and in_vain < 2:
@@ -343,7 +357,7 @@ class Trainer:
                 found = self.task.minibatch(rows, self.rng)
                 if found is not None:
                     in_vain = 0
-                    yield found
+                    yield (*found, self._here())
 
     def _validate(self) -> float | None:
         """Measure on held-out data; save the model where that has improved (or there is none)."""
