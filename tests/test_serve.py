@@ -2,10 +2,12 @@
 from __future__ import annotations
 
 import http.client
+import importlib.util
 import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import socket
@@ -20,6 +22,7 @@ import pytest
 
 from storyteller import StorytellerError, cli, compact, generate
 from storyteller.workers import Shared
+from tests.test_readme import snippets
 
 pytest.importorskip("fastapi", reason="needs the extra: pip install '.[web]'")
 pytest.importorskip("uvicorn", reason="needs the extra: pip install '.[web]'")
@@ -126,6 +129,23 @@ class TestInterface:
     def test_the_answer_is_what_a_single_call_tells(self, server, z, options):
         status, told = server.tell(PHOTOS[0].read_bytes(), **options)
         assert status == 200 and comparable(told) == single(z, PHOTOS[0], **options)
+
+    def test_the_commands_of_its_page(self, server, tmp_path, monkeypatch, z):
+        monkeypatch.chdir(tmp_path)
+        shutil.copy(PHOTOS[0], "photo.jpg")
+        told = []
+        for language, snippet in snippets(ROOT / "docs" / "serve.md"):
+            snippet = snippet.replace("http://127.0.0.1:8000/", server.address)
+            if snippet.startswith("curl ") and shutil.which("curl"):
+                asked = subprocess.run(shlex.split(snippet), capture_output=True, check=True)
+                told.append((json.loads(asked.stdout), {"style": "verse", "lyric": True}))
+            elif language == "python" and importlib.util.find_spec("requests"):
+                names: dict = {}
+                exec(compile(snippet, "serve.md", "exec"), names)
+                told.append((names["story"], {"n_best": 3}))
+        assert all(comparable(answer) == single(z, "photo.jpg", **options) for answer, options in told)
+        if not told:
+            pytest.skip("needs curl, or requests")
 
     def test_openapi_describes_it(self, server):
         _, described = server.ask("GET", "/openapi.json")
