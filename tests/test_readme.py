@@ -17,7 +17,7 @@ from tests.practice import STORY
 ROOT = Path(__file__).parent.parent
 # What is run elsewhere: by .ci/run, until it is stopped, or with a scheduler.
 ELSEWHERE = ("python3 ", "pip ", "tests/run", "storyteller serve", "--dask ")
-NEEDS = {"parquet": "pyarrow"}     # what a command names: the package that it takes then
+NEEDS = {"parquet": "pyarrow", "gensim": "gensim"}     # what a snippet names: the package that it takes then
 # Sizes and amounts for a test: the last of an option counts.
 SMALL = {"train": "--dim 12 --dim-word 8 --batch-size 8 --max-epochs 9 --valid-freq 2 --updates",
          "evaluate decoder": "--passages 4 --reconstruct 1 --beam-width 2"}
@@ -76,11 +76,9 @@ def place(tmp_path, monkeypatch, vgg_file):
     return tmp_path
 
 
-def commands(snippet: str) -> list[str]:
-    """Lines of a block that are run here."""
+def runs_here(snippet: str) -> bool:
     missing = [name for name, package in NEEDS.items() if not importlib.util.find_spec(package)]
-    return [line for line in snippet.splitlines()
-            if line and not line.startswith("#") and not any(part in line for part in (*ELSEWHERE, *missing))]
+    return not any(part in snippet for part in (*ELSEWHERE, *missing))
 
 
 def small(words: list[str]) -> list[str]:
@@ -110,15 +108,15 @@ def test_snippets_run_as_pasted(page, place, capsys):
                 settings.require()
                 assert set(settings.paths) == set(config.FILES)
         elif language == "python":
-            if "pip install gensim" in snippet:
-                pytest.importorskip("gensim", reason=f"what follows in {page} needs it")
-            exec(compile(snippet, page, "exec"), names)
+            if runs_here(snippet):
+                exec(compile(snippet, page, "exec"), names)
         else:
-            for line in commands(snippet):
-                program, *words = shlex.split(line, comments=True)
-                assert program == "storyteller", line
-                words = [name for word in words for name in (sorted(glob.glob(word)) or [word])]
-                assert cli.main(small(words)) == 0, capsys.readouterr().err
+            for line in snippet.splitlines():
+                if line and not line.startswith("#") and runs_here(line):
+                    program, *words = shlex.split(line, comments=True)
+                    assert program == "storyteller", line
+                    words = [name for word in words for name in (sorted(glob.glob(word)) or [word])]
+                    assert cli.main(small(words)) == 0, capsys.readouterr().err
         ran.append(language)
     assert len(ran) >= 2 and set(ran) <= {"sh", "python"}
 
@@ -171,6 +169,15 @@ def anchors(page: Path) -> set[str]:
     """Of a page's headings, as they are made in Markdown."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def test_pictures_of_the_gallery_have_sources(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "docs")
+    import gallery
+    for folder in gallery.FOLDERS:
+        listed = gallery.sources(folder)
+        assert sorted(listed) == sorted(path.name for path in folder.glob("*.jpg"))
+        assert all(len(facts) == 3 and all(facts) for facts in listed.values())
 
 
 def test_public_names_have_docstrings(monkeypatch):
