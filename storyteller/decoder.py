@@ -58,7 +58,7 @@ class Decoder(Model):
     ``dec["worddict"]`` (word -> index), ``dec["f_init"]`` and ``dec["f_next"]`` are answered, too.
     """
 
-    _compiled = ("_init", "_next", "_graph", "_beams")
+    _compiled = ("_init", "_next", "_following", "_beams")
 
     def __init__(self, options: dict, params: dict[str, np.ndarray], vocabulary: list[str],
                  device: str | None = None):
@@ -76,22 +76,23 @@ class Decoder(Model):
 
     def _compile(self) -> None:
         from . import backend as be
-        p = {name: be.shared(value, name) for name, value in self._params.items()}
-        W, U, b = (be.shared(self._gru[name], f"decoder_{name}") for name in "WUb")
-        ctx, h, y = be.matrix("ctx"), be.matrix("h"), be.int_vector("y")
-        self._init = be.function([ctx], [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], self._device)
-        state = gru_step(dense(be.rows_or_zeros(p["Wemb"], y), W, b), h, U, self.dim)
-        inputs = [y, h]
-        if self.put_back:
-            # What is added to h: share (h0 + sentences[k] - h) where a sentence has just ended, else nothing.
-            h0, k, ended = be.matrix("h0"), be.int_vector("k"), be.vector("ended")
-            inputs += [h0, k, ended]
-            back = h0 + be.rows_or_zeros(p["sentences"], k) - state
-            state = state + (np.float32(self.put_back) * ended).dimshuffle(0, "x") * back
-        top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
-        logits = dense(top, p["ff_logit_W"], p["ff_logit_b"])
-        self._next = be.function(inputs, [logits, state], self._device)
-        self._graph = inputs, logits, state
+        p = be.parameters({**self._params, **{f"decoder_{name}": value for name, value in self._gru.items()}},
+                          self._device != "cpu")
+
+        def following(y, h, h0=None, k=None, ended=None):
+            projected = dense(be.rows_or_zeros(p["Wemb"], y), p["decoder_W"], p["decoder_b"])
+            state = gru_step(projected, h, p["decoder_U"], self.dim)
+            if self.put_back:
+                # What is added to h: share (h0 + sentences[k] - h) where a sentence has just ended, else nothing.
+                back = h0 + be.rows_or_zeros(p["sentences"], k) - state
+                state = state + (np.float32(self.put_back) * ended)[:, None] * back
+            top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
+            return [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state]
+
+        inputs = {"y": 0, "h": 2, **({"h0": 2, "k": 0, "ended": 1} if self.put_back else {})}
+        self._init = be.computation(lambda ctx: [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], {"ctx": 2},
+                                    self._device)
+        self._next, self._following = be.computation(following, inputs, self._device), following
         self._beams: dict[tuple[int, bool], Any] = {}
 
     def f_init(self, ctx: np.ndarray) -> np.ndarray:
@@ -179,15 +180,17 @@ class Decoder(Model):
     def _beam(self, size: int, use_unk: bool) -> Any:
         """The cheapest continuations of `size` hypotheses, chosen on the device."""
         from . import backend as be
-        (y, h, *put_back), logits, state = self._graph
         parents, costs, states = be.int_vector("parents"), be.vector("costs"), be.matrix("states")
+        y, put_back = be.int_vector("y"), [be.matrix("h0"), be.int_vector("k"), be.vector("ended")]
+        put_back = put_back if self.put_back else []
+        logits, state = self._following(y, states[parents], *put_back)
         normaliser = be.log_sum_exp(logits)
         total = (costs + normaliser).dimshuffle(0, "x") - logits
         if not use_unk:
             total = total + be.constant(search.UNK_COST * (np.arange(len(self.vocabulary)) == UNK_ID))
         values, where = be.largest(-total.flatten(), size)
         return be.train_function([parents, costs, y, states, *put_back], [normaliser, -values, where, state],
-                                 device=self._device, fetched=False, given={h: states[parents]})
+                                 device=self._device, fetched=False)
 
     def _items(self) -> dict[str, Callable[[], Any]]:
         return {"options": lambda: self.options, "f_init": lambda: self.f_init, "f_next": lambda: self.f_next,

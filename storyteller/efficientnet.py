@@ -7,13 +7,13 @@ norm folded into the convolutions (``recipes/compact/convnet.py`` makes it).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
 from . import files
-from .errors import StorytellerError
-from .layers import Model
+from .layers import ConvNetModel
 
 SHORT_SIDE, CROP = 256, 224
 CENTRE, SPREAD = 127.0, 128.0   # pixels become (x - 127) / 128
@@ -61,21 +61,21 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
     return files.load_arrays(path, list(shapes), shapes)
 
 
-class EfficientNetLite0(Model):
+class EfficientNetLite0(ConvNetModel):
     """The network with its weights; made by :func:`storyteller.images.build_convnet`.
 
     Attributes
     ----------
     value_range : tuple of float
         Of what :meth:`prepare` gives.
-    layers : dict
-        Name -> output node, ``stem``, ``block1`` ... ``block16``, ``head``, ``pool``.
+    layer_names : tuple of str
+        ``stem``, ``block1`` ... ``block16``, ``head``, ``pool``.
     """
 
     name, n_features, default_layer = "EfficientNet-Lite0", HEAD, "pool"
     value_range = ((0 - CENTRE) / SPREAD, (255 - CENTRE) / SPREAD)
 
-    _compiled = ("layers", "_input", "_functions")
+    layer_names = ("stem", *(f"block{i}" for i in range(1, len(blocks()) + 1)), "head", "pool")
 
     def __init__(self, params: dict[str, np.ndarray], device: str | None = None):
         from . import backend as be
@@ -85,16 +85,15 @@ class EfficientNetLite0(Model):
     def _summary(self) -> str:
         return f"{self.n_features} features of a picture, its layer {self.default_layer}"
 
-    def _compile(self) -> None:
+    def _outputs(self, x: Any) -> Iterator[tuple[str, Any]]:
         from . import backend as be
-        self._input = be.tensor4("im")
-        p = {name: be.shared(value, name) for name, value in self._params.items()}
+        p = be.parameters(self._params, not isinstance(x, np.ndarray))
 
         def layer(x: Any, name: str, stride: int = 1, groups: int = 1, limit: float | None = 6.0) -> Any:
             return be.same_conv2d(x, p[f"{name}_W"], p[f"{name}_b"], stride, groups, limit)
 
-        x = layer(self._input, "stem", stride=2)
-        self.layers = {"stem": x}
+        x = layer(x, "stem", stride=2)
+        yield "stem", x
         for i, (_, stride, n_in, wide, n_out) in enumerate(blocks(), 1):
             before = x
             if wide != n_in:
@@ -103,19 +102,10 @@ class EfficientNetLite0(Model):
             x = layer(x, f"block{i}_project", limit=None)
             if stride == 1 and n_in == n_out:
                 x = x + before
-            self.layers[f"block{i}"] = x
-        x = self.layers["head"] = layer(x, "head")
-        self.layers["pool"] = x.mean(axis=(2, 3))
-        self._functions: dict[str, Any] = {}
-
-    def compute(self, im: np.ndarray, layer: str = default_layer) -> np.ndarray:
-        """Outputs of a layer for a batch: (n, 3, 224, 224) float32 -> (n, ...) float32."""
-        from . import backend as be
-        if layer not in self.layers:
-            raise StorytellerError(f"layer is {layer!r}: expected one of {', '.join(self.layers)}")
-        if layer not in self._functions:    # two threads may both compile it: either's will do
-            self._functions[layer] = be.function([self._input], [self.layers[layer]], self._device)
-        return self._functions[layer](np.ascontiguousarray(im, dtype=np.float32))[0]
+            yield f"block{i}", x
+        x = layer(x, "head")
+        yield "head", x
+        yield "pool", x.mean(axis=(2, 3))
 
     @staticmethod
     def prepare(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

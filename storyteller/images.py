@@ -506,8 +506,8 @@ def compute_features(net: Net, im: np.ndarray, layer: str | None = None) -> np.n
     _check_net(net)
     im = _batch(net, im)
     layer = net.default_layer if layer is None else layer
-    if not isinstance(layer, str) or layer not in net.layers:
-        raise StorytellerError(f"layer is {shown(layer)}: expected one of {', '.join(net.layers)}")
+    if not isinstance(layer, str) or layer not in net.layer_names:
+        raise StorytellerError(f"layer is {shown(layer)}: expected one of {', '.join(net.layer_names)}")
     if len(im) == 1 or not len(im):
         return net.compute(im, layer) if len(im) else np.zeros((0, net.n_features), np.float32)
     # A few images at a time: the activations of the first layers are 25 MB an image.

@@ -1,4 +1,4 @@
-"""Dense and GRU layers: the graphs, and the gated recurrent encoder that models share.
+"""Dense and GRU layers, of arrays or of a graph's variables, and the gated recurrent encoder that models share.
 
 Arrays are rows; a layer with prefix ``p`` finds its parameters as ``p_W``, ``p_b`` and so on,
 the names of the model archives.
@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 import numpy as np
+
+from .errors import StorytellerError, shown
 
 
 def dense_shapes(prefix: str, n_in: int | None, n_out: int | None) -> dict[str, tuple]:
@@ -42,7 +44,7 @@ def join_gru(params: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndar
 
 
 def dense(x, W, b, activation: Callable | None = None):
-    """act(x . W + b)."""
+    """act(x . W + b), of arrays or of variables."""
     from . import backend
     y = backend.dot(x, W) + b
     return activation(y) if activation else y
@@ -56,17 +58,17 @@ def gru_step(projected, h, U, dim: int):
 
     Parameters
     ----------
-    projected : variable (n, 3 dim)
+    projected : array or variable (n, 3 dim)
         x . [W, Wx] + [b, bx].
-    h : variable (n, dim)
+    h : array or variable (n, dim)
         The state before the step.
-    U : variable (dim, 3 dim)
+    U : array or variable (dim, 3 dim)
         [U, Ux], see :func:`join_gru`.
     dim : int
 
     Returns
     -------
-    variable (n, dim)
+    array or variable (n, dim)
         The state after the step.
     """
     from . import backend
@@ -158,6 +160,7 @@ class Model:
 
     #: Attributes that :meth:`_compile` sets.
     _compiled: tuple[str, ...] = ()
+    _device = "cpu"
 
     def _compile(self) -> None:
         """Compile what this model needs beside its parts."""
@@ -197,6 +200,62 @@ class Model:
         self._compile()
 
 
+class ConvNetModel(Model):
+    """A convnet, which gives the outputs of its layers by name.
+
+    Attributes
+    ----------
+    layer_names : tuple of str
+    default_layer : str
+        The one whose outputs are the features.
+    input : variable (n, 3, 224, 224)
+        Of the network as a graph of the engine, which is imported for it.
+    layers : dict
+        Name -> output node of that graph.
+    """
+
+    layer_names: tuple[str, ...] = ()
+    default_layer = ""
+
+    _compiled = ("_graph", "_functions")
+
+    def _compile(self) -> None:
+        self._graph: tuple[Any, dict[str, Any]] | None = None
+        self._functions: dict[str, Any] = {}
+
+    def _outputs(self, x: Any) -> Iterator[tuple[str, Any]]:
+        """Name and output of each layer, of an array or of a variable."""
+        raise NotImplementedError
+
+    def _build(self, x: Any) -> dict[str, Any]:
+        return dict(self._outputs(x))
+
+    def _as_graph(self) -> tuple[Any, dict[str, Any]]:
+        if self._graph is None:     # two threads may both build it: either's will do
+            from . import backend
+            x = backend.tensor4("im")
+            self._graph = x, self._build(x)
+        return self._graph
+
+    input = property(lambda self: self._as_graph()[0])
+    layers = property(lambda self: self._as_graph()[1])
+
+    def compute(self, im: np.ndarray, layer: str = "") -> np.ndarray:
+        """Outputs of a layer, by default those that are the features, for a batch: (n, 3, 224, 224) float32 ->
+        (n, ...) float32."""
+        from . import backend
+        layer = layer or self.default_layer
+        if layer not in self.layer_names:
+            raise StorytellerError(f"layer is {shown(layer)}: expected one of {', '.join(self.layer_names)}")
+        im = np.ascontiguousarray(im, dtype=np.float32)
+        if self._device == "cpu":
+            return next(output for name, output in self._outputs(im) if name == layer)
+        if layer not in self._functions:    # two threads may both compile it: either's will do
+            x, layers = self._as_graph()
+            self._functions[layer] = backend.function([x], [layers[layer]], self._device)
+        return self._functions[layer](im)[0]
+
+
 class GRUEncoder(Model):
     """Reads sequences of vectors and gives the last hidden state of each.
 
@@ -231,18 +290,18 @@ class GRUEncoder(Model):
 
     def _compile(self) -> None:
         from . import backend
-        W, U, b = (backend.shared(self.params[name], name) for name in "WUb")
-        x, h = backend.matrix("x"), backend.matrix("h")
+        W, U, b = backend.parameters(self.params, self._device != "cpu").values()
         self._last: Any = None
         if backend.on_jax(self._device):    # whole sequences, of which nothing but the last states comes back
+            x = backend.matrix("x")
             projected, words, mask = backend.matrix("projected"), backend.int_matrix("words"), backend.matrix("mask")
             read = backend.as_steps(backend.embedding(projected, words.flatten()), mask)
             last = backend.last_step(backend.gru_sequence(read, mask, backend.zero_states(mask, U), U))
             self._project = backend.train_function([x], [dense(x, W, b)], device=self._device, fetched=False)
             self._last = backend.train_function([projected, words, mask], [last], device=self._device, fetched=False)
             return
-        self._project = backend.function([x], [dense(x, W, b)], self._device)
-        self._step = backend.function([x, h], [gru_step(x, h, U, self.dim)], self._device)
+        self._project = backend.computation(lambda x: [dense(x, W, b)], {"x": 2}, self._device)
+        self._step = backend.computation(lambda x, h: [gru_step(x, h, U, self.dim)], {"x": 2, "h": 2}, self._device)
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in) -> (n, 3 dim), for

@@ -5,12 +5,13 @@ well; they stand in :mod:`storyteller.images` and :mod:`storyteller.generate`.
 """
 from __future__ import annotations
 
+import importlib.util
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from .errors import StorytellerError
-from .layers import Model, dense
+from .layers import ConvNetModel, dense
 
 MEAN_BGR = np.array([103.939, 116.779, 123.68])  # of ImageNet's training images
 SHORT_SIDE, CROP = 256, 224
@@ -48,27 +49,29 @@ def _neighbours(n: int, resized: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate([first, first + 1]), at - first
 
 
-class ConvNet(Model):
+class ConvNet(ConvNetModel):
     """VGG-19 with its weights; made by :func:`storyteller.images.build_convnet`.
 
     Attributes
     ----------
     value_range : tuple of float
         Of what :meth:`prepare` gives.
-    layers : dict
-        Name -> output node, ``conv1_1`` ... ``pool5``, ``fc6``, ``fc7``, ``fc8``, ``prob``.
+    layer_names : tuple of str
+        ``conv1_1`` ... ``pool5``, ``fc6``, ``fc7``, ``fc8``, ``prob``.
     """
 
     name, n_features, default_layer = "VGG-19", 4096, "fc7"
     value_range = (0 - MEAN_BGR.max(), 255 - MEAN_BGR.min())
 
-    _compiled = ("layers", "_input", "_functions")
+    layer_names = (*(name for block, (_, n) in enumerate(BLOCKS, 1)
+                     for name in (*(f"conv{block}_{i}" for i in range(1, n + 1)), f"pool{block}")),
+                   "fc6", "fc7", "fc8", "prob")
 
     def __init__(self, params: list[np.ndarray], spec: dict, device: str | None = None):
         from . import backend as be
         self._device = device = be.device_of(device)
-        # As the network uses them, so that no array is held twice.
-        self._params = params if be.DIALECT == "theano" else [
+        # As the network uses them, so that no array is held twice; Lasagne's layers take them as they are.
+        self._params = params if importlib.util.find_spec("lasagne") else [
             be.fixed_filters(value, device) if value.ndim == 4 else value for value in params]
         self._scale = np.asarray(spec["scale"], np.float32)[:, None, None]
         self._shift = np.asarray(spec["shift"], np.float32)[:, None, None]
@@ -77,11 +80,29 @@ class ConvNet(Model):
     def _summary(self) -> str:
         return f"{self.n_features} features of a picture, its layer {self.default_layer}"
 
-    def _compile(self) -> None:
+    def _outputs(self, x: Any) -> Iterator[tuple[str, Any]]:
         from . import backend as be
-        self._input = be.tensor4("im")
-        self.layers = (_lasagne_layers if be.DIALECT == "theano" else _plain_layers)(self._input, self._params)
-        self._functions: dict[str, Any] = {}
+        weights, graph = iter(self._params), not isinstance(x, np.ndarray)
+
+        def parameter() -> Any:
+            return be.parameters({"": next(weights)}, graph)[""]
+
+        for block, (_, convolutions) in enumerate(BLOCKS, 1):
+            for i in range(1, convolutions + 1):
+                x = be.fixed_conv2d(x, next(weights)) + parameter()[:, None, None]
+                x = be.relu(x)
+                yield f"conv{block}_{i}", x
+            x = be.max_pool2d(x)
+            yield f"pool{block}", x
+        x = x.reshape((x.shape[0], -1))
+        for name, activation in (("fc6", be.relu), ("fc7", be.relu), ("fc8", None)):
+            x = dense(x, parameter(), parameter(), activation)
+            yield name, x
+        yield "prob", be.softmax(x)
+
+    def _build(self, x: Any) -> dict[str, Any]:
+        from . import backend as be
+        return _lasagne_layers(x, self._params) if be.DIALECT == "theano" else super()._build(x)
 
     @staticmethod
     def prepare(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -102,34 +123,11 @@ class ConvNet(Model):
         im = crop.transpose(2, 0, 1)[::-1] - MEAN_BGR[:, None, None]
         return crop.astype(np.uint8), np.ascontiguousarray(im[None], dtype=np.float32)
 
-    def compute(self, im: np.ndarray, layer: str = "fc7") -> np.ndarray:
+    def compute(self, im: np.ndarray, layer: str = default_layer) -> np.ndarray:
         """Outputs of a layer for a batch: (n, 3, 224, 224) float32 -> (n, ...) float32."""
-        from . import backend as be
-        if layer not in self.layers:
-            raise StorytellerError(f"layer is {layer!r}: expected one of {', '.join(self.layers)}")
-        if layer not in self._functions:    # two threads may both compile it: either's will do
-            self._functions[layer] = be.function([self._input], [self.layers[layer]], self._device)
-        im = np.ascontiguousarray(im, dtype=np.float32)
         if (self._scale != 1).any() or (self._shift != 0).any():
             im = im * self._scale + self._shift
-        return self._functions[layer](im)[0]
-
-
-def _plain_layers(x, params: list[np.ndarray]) -> dict:
-    """The network from the backend's own convolution and pooling."""
-    from . import backend as be
-    layers, weights = {}, iter(params)
-    for block, (_, convolutions) in enumerate(BLOCKS, 1):
-        for i in range(1, convolutions + 1):
-            W, b = next(weights), be.shared(next(weights))
-            x = be.relu(be.fixed_conv2d(x, W) + b.dimshuffle("x", 0, "x", "x"))
-            layers[f"conv{block}_{i}"] = x
-        x = layers[f"pool{block}"] = be.max_pool2d(x)
-    x = x.reshape((x.shape[0], -1))
-    for name, activation in (("fc6", be.relu), ("fc7", be.relu), ("fc8", None)):
-        x = layers[name] = dense(x, be.shared(next(weights)), be.shared(next(weights)), activation)
-    layers["prob"] = be.softmax(x)
-    return layers
+        return super().compute(im, layer)
 
 
 def _lasagne_layers(x, params: list[np.ndarray]) -> dict:

@@ -102,7 +102,8 @@ def test_theanos_own_operations(monkeypatch):
     the graph is checked."""
     if backend.DIALECT == "pytensor":
         pytest.skip("PyTensor has none")
-    monkeypatch.setattr(backend.operations, "theano_on_gpu", lambda: True)
+    from storyteller.backend import operations
+    monkeypatch.setattr(operations, "theano_on_gpu", lambda: True)
     g = np.load(GOLDENS / "vgg" / "single_layers.npz")
     x = backend.tensor4("x")
     convolution = backend.conv2d(x, backend.shared(g["W"]), 1).owner.op
@@ -274,8 +275,9 @@ def test_an_engine_that_cannot_be_started(tmp_path):
         (tmp_path / name / "__init__.py").write_text("raise ValueError('broken\\ninstall')")
     program = """
 from storyteller import StorytellerError
+import storyteller.backend
 try:
-    import storyteller.backend
+    storyteller.backend.DIALECT
 except StorytellerError as error:
     print(error)
 """

@@ -4,12 +4,13 @@ Every graph of the package is written once, in Theano's language, with the names
 this module.  Under them stands PyTensor (Python 3.11 and newer) or Theano 1.0.5 (Python
 3.9 and 3.10); ``DIALECT`` says which.
 
-Functions are compiled for one of these devices:
+Parts compute on one of these devices:
 
 ``'cpu'``
-    The graph is evaluated operation by operation with NumPy and its BLAS.  Nothing is
-    compiled by a C compiler or by Numba, so the first result comes after a fraction of
-    a second; the matrix products, which are nearly all the work, run at the same speed.
+    NumPy and its BLAS.  What is written with the functions of :mod:`.either` is computed as it stands, without an
+    engine; a graph is evaluated operation by operation.  Nothing is compiled by a C compiler or by Numba, so the
+    first result comes after a fraction of a second; the matrix products, which are nearly all the work, run at the
+    same speed.
 ``'gpu'``
     PyTensor's JAX mode on the GPU that JAX finds, or Theano's own GPU back end where
     ``THEANO_FLAGS`` names a device.
@@ -19,88 +20,90 @@ Functions are compiled for one of these devices:
 Where a program names no device, the environment variable ``STORYTELLER_DEVICE`` does, before the settings'
 ``FLAG_CPU_MODE``; see :func:`device_of` and :func:`choose_device`.
 
-Importing this module imports the engine; the rest of the package does so only when a
-model is loaded.
+The engine is imported where the first graph is made: for training, and for devices other than the CPU.
 """
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
 from ..errors import StorytellerError, shown
 from . import jax_device
-from .engine import (
-    DIALECT,
-    Mode,
-    Variable,
-    cast,
-    concatenate,
-    constant,
-    cos,
-    counter,
+from .either import (
     dot,
-    eq,
-    grad,
-    import_lasagne,
-    int_matrix,
-    int_vector,
-    library,
-    log,
-    log_sum_exp,
-    matrix,
-    maximum,
-    minimum,
-    relu,
-    rows_or_zeros,
-    shared,
-    sigmoid,
-    softmax,
-    sqrt,
-    square,
-    start_gpu,
-    switch,
-    tanh,
-    tensor3,
-    tensor4,
-    total,
-    trainable,
-    vector,
-    zeros_like,
-)
-from .operations import (
-    adam_step,
-    as_rows,
-    as_steps,
-    conv2d,
-    copies,
-    embedded_dense,
-    embedding,
     fixed_conv2d,
     fixed_filters,
-    gru_sequence,
-    join,
-    largest,
-    last_step,
     max_pool2d,
-    pairwise_ranking_loss,
+    relu,
+    rows_or_zeros,
     same_conv2d,
-    sentences_ended,
-    softmax_cross_entropy,
-    softmax_output_cost,
-    split,
-    sum_of_squares,
-    words_before,
-    zero_states,
+    sigmoid,
+    softmax,
+    tanh,
 )
+
+if TYPE_CHECKING:       # else see __getattr__
+    from .engine import (
+        DIALECT,
+        Variable,
+        cast,
+        concatenate,
+        constant,
+        cos,
+        counter,
+        eq,
+        grad,
+        import_lasagne,
+        int_matrix,
+        int_vector,
+        log,
+        log_sum_exp,
+        matrix,
+        maximum,
+        minimum,
+        shared,
+        sqrt,
+        square,
+        switch,
+        tensor3,
+        tensor4,
+        total,
+        trainable,
+        vector,
+        zeros_like,
+    )
+    from .operations import (
+        adam_step,
+        as_rows,
+        as_steps,
+        conv2d,
+        copies,
+        embedded_dense,
+        embedding,
+        gru_sequence,
+        join,
+        largest,
+        last_step,
+        pairwise_ranking_loss,
+        sentences_ended,
+        softmax_cross_entropy,
+        softmax_output_cost,
+        split,
+        sum_of_squares,
+        words_before,
+        zero_states,
+    )
 
 __all__ = [
     "adam_step",
     "bucket",
+    "computation",
     "device_of",
     "fetch",
     "largest",
@@ -139,6 +142,7 @@ __all__ = [
     "maximum",
     "minimum",
     "pairwise_ranking_loss",
+    "parameters",
     "relu",
     "rows_or_zeros",
     "sentences_ended",
@@ -168,6 +172,16 @@ __all__ = [
 VARIABLE = "STORYTELLER_DEVICE"
 
 
+def __getattr__(name: str) -> Any:
+    """Names of the engine and of the operations, which are imported where one of them is asked for."""
+    if name in __all__:
+        for module in ("engine", "operations"):
+            found = importlib.import_module(f".{module}", __name__)
+            if hasattr(found, name):
+                return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def device_of(device: str | None = None) -> str:
     """The device of a part of the package, ready to compute.
 
@@ -193,10 +207,11 @@ def device_of(device: str | None = None) -> str:
         raise StorytellerError(f"{named} is {shown(device)}: expected 'cpu' or 'gpu'")
     if device == "cpu":
         return device
-    if DIALECT == "pytensor":
+    from . import engine
+    if engine.DIALECT == "pytensor":
         jax_device.start(device)
         return device
-    reason = start_gpu() if device == "gpu" else "JAX needs PyTensor (Python 3.11 or newer)"
+    reason = engine.start_gpu() if device == "gpu" else "JAX needs PyTensor (Python 3.11 or newer)"
     if reason:
         raise StorytellerError(f"a GPU is asked for (FLAG_CPU_MODE = False, device {device!r} or --device gpu), but "
                                f"none can be used: {reason}; or compute on the CPU (FLAG_CPU_MODE = True, "
@@ -226,11 +241,15 @@ def choose_device(cpu_mode: bool = True) -> str:
 
 def on_jax(device: str) -> bool:
     """Whether this device's functions are JAX's."""
-    return device != "cpu" and DIALECT == "pytensor"
+    if device == "cpu":
+        return False
+    from . import engine
+    return engine.DIALECT == "pytensor"
 
 
 def _mode(device: str) -> Any:
     if device == "cpu":
+        from .engine import Mode
         return Mode(linker="py", optimizer="fast_compile")
     return "JAX" if on_jax(device) else None    # None: Theano's own default, for the device of THEANO_FLAGS
 
@@ -268,9 +287,11 @@ class _Pool:
 
 
 def _compiled(inputs: Sequence[Variable], outputs: Sequence[Variable], device: str, **options: Any) -> Any:
+    from . import engine
     device = device_of(device)
     with _compiling:
-        call = library.function(list(inputs), list(outputs), mode=_mode(device), on_unused_input="ignore", **options)
+        call = engine.library.function(list(inputs), list(outputs), mode=_mode(device), on_unused_input="ignore",
+                                       **options)
     # The graph's inputs come from this package with the right dtype and are never kept.
     call.trust_input = True
     if on_jax(device):
@@ -287,6 +308,36 @@ def padded(array: np.ndarray, size: int, value: float = 0, axis: int = 0) -> np.
     """The array with so many rows (or columns, ...), new ones being full of a value."""
     more = [(0, size - length if i == axis else 0) for i, length in enumerate(array.shape)]
     return np.pad(array, more, constant_values=value) if size > array.shape[axis] else array
+
+
+def parameters(arrays: Mapping[str, np.ndarray], graph: bool) -> dict[str, Any]:
+    """Float32 arrays as the parameters of a network: as they are, or for a graph as shared variables."""
+    if not graph:
+        return dict(arrays)
+    from . import engine
+    return {name: engine.shared(array, name) for name, array in arrays.items()}
+
+
+def computation(network: Callable[..., list[Any]], inputs: Mapping[str, int], device: str = "cpu",
+                ) -> Callable[..., list[np.ndarray]]:
+    """A network as a function of arrays, which threads may call at once.
+
+    Parameters
+    ----------
+    network : callable
+        Written with the functions of :mod:`.either` and with :func:`parameters`: takes one array or variable for each
+        input, gives the list of outputs.  All have one row per example.
+    inputs : mapping of str to int
+        Their names and dimensions, those of float32; 0 stands for a vector of int64.
+    device : str
+        On the CPU the network is what is returned; else its graph is compiled, see :func:`function`.
+    """
+    if device == "cpu":
+        return network
+    from .engine import T
+    variables = [T.TensorType("float32" if ndim else "int64", (False,) * max(ndim, 1))(name)
+                 for name, ndim in inputs.items()]
+    return function(variables, network(*variables), device)
 
 
 def function(inputs: Sequence[Variable], outputs: Sequence[Variable],
@@ -322,8 +373,7 @@ def function(inputs: Sequence[Variable], outputs: Sequence[Variable],
 def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
                    updates: Sequence[tuple[Variable, Variable]] | Mapping[Variable, Variable] = (),
                    device: str = "cpu", precision: str = "float32",
-                   fetched: bool = True, given: Mapping[Variable, Variable] | None = None,
-                   ) -> Callable[..., list[np.ndarray]]:
+                   fetched: bool = True) -> Callable[..., list[np.ndarray]]:
     """Compile a graph that changes shared variables, with inputs of any shapes.
 
     Parameters
@@ -339,8 +389,6 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     fetched : bool
         False leaves the outputs on the device (as JAX's arrays, which may not be computed yet), for other functions
         to take: see :func:`fetch`.
-    given : mapping of variables, optional
-        What stands for inputs of the graph that are computed from others.
 
     Returns
     -------
@@ -353,8 +401,7 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     JAX compiles once for every shape: give it batches of a few lengths only.
     """
     updates = list(updates.items() if isinstance(updates, Mapping) else updates)
-    call = _compiled(inputs, outputs, device, updates=updates, accept_inplace=True,
-                     givens=given or {})
+    call = _compiled(inputs, outputs, device, updates=updates, accept_inplace=True)
     lock, computing = threading.Lock(), on_jax(device)
 
     def in_turn(*arrays: np.ndarray) -> list[np.ndarray]:

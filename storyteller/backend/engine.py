@@ -175,7 +175,6 @@ Variable = Any  # a node of a graph, of either engine
 concatenate = T.concatenate
 constant = T.as_tensor_variable
 cos = T.cos
-dot = T.dot
 eq = T.eq
 grad = T.grad
 log = T.log
@@ -184,7 +183,6 @@ minimum = T.minimum
 sqrt = T.sqrt
 square = T.sqr
 switch = T.switch
-tanh = T.tanh
 
 
 def total(x: Variable, axis: int | None = None, keepdims: bool = False) -> Variable:
@@ -247,38 +245,10 @@ def counter(value: int = 0, name: str | None = None) -> Variable:
     return library.shared(np.asarray(value, dtype=np.int64), name=name)
 
 
-def sigmoid(x: Variable) -> Variable:
-    """The logistic function, as 0.5 tanh(x/2) + 0.5.
-
-    The form by tanh is exact to a float32 rounding and several times faster than either
-    engine's own in NumPy, whose tanh is vectorised.
-    """
-    half = np.float32(0.5)
-    return half * tanh(half * x) + half
-
-
-def relu(x: Variable) -> Variable:
-    """max(0, x)."""
-    return maximum(x, np.float32(0))
-
-
-def softmax(x: Variable) -> Variable:
-    """Softmax over the last axis of a matrix (rows, classes)."""
-    e = T.exp(x - T.max(x, axis=1, keepdims=True))
-    return e / T.sum(e, axis=1, keepdims=True)
-
-
 def log_sum_exp(x: Variable) -> Variable:
     """log sum exp of each row: (n, v) -> (n,)."""
     highest = T.max(x, axis=1)
     return highest + T.log(T.cast(T.sum(T.exp(x - highest.dimshuffle(0, "x")), axis=1), "float32"))
-
-
-def rows_or_zeros(table: Variable, index: Variable) -> Variable:
-    """Rows of ``table`` (n, d) for int64 ``index`` (m,); zeros where the index is negative."""
-    found = T.ge(index, 0)
-    rows = table[T.maximum(index, 0)]
-    return rows * T.cast(found, "float32").dimshuffle(0, "x")
 
 
 # -- operations for training -----------------------------------------------------------------

@@ -117,50 +117,20 @@ def conv2d(x: Variable, w: Variable, pad: int = 0) -> Variable:
     return _Conv2d(pad)(x, w)
 
 
-def fixed_filters(w: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """3x3 filters (o, c, 3, 3) float32 that never change, in the form in which :func:`fixed_conv2d` is fastest."""
-    # Measured on VGG-19's layers: with fewer channels the transforms cost more than they save.
-    if device == "cpu" and min(w.shape[:2]) >= 256 and not theano_on_gpu():
-        return kernels.winograd_filters(w)
-    return w
-
-
 def fixed_conv2d(x: Variable, filters: np.ndarray) -> Variable:
-    """:func:`conv2d` with padding 1 and filters of :func:`fixed_filters`.
-
-    x (n, c, h, w) with even h and w -> (n, o, h, w) float32.
-    """
+    """See :func:`.either.fixed_conv2d`."""
     if filters.ndim == 3:
         return _WinogradConv2d()(x, shared(filters))
     return conv2d(x, shared(filters), pad=1)
 
 
-def same_conv2d(x: Variable, w: Variable, b: Variable, stride: int = 1, groups: int = 1,
-                limit: float | None = None) -> Variable:
-    """Cross-correlate as TensorFlow's "SAME" convolutions do, add biases, and cut to 0 .. ``limit``.
-
-    Parameters
-    ----------
-    x : variable (n, c, h, w) float32
-    w : variable (o, c / groups, k, k) float32
-    b : variable (o,) float32
-    stride : int
-        The output has ceil(h / stride) rows; of an odd number of padding zeros the odd one is behind.
-    groups : int
-        1, or c for a depthwise convolution (o = c).
-    limit : float, optional
-        6 for ReLU6; None leaves the values alone.
-
-    Returns
-    -------
-    variable (n, o, h', w') float32
-    """
+def same_conv2d(x: Variable, w: Variable, b: Variable, stride: int, groups: int, limit: float | None) -> Variable:
+    """See :func:`.either.same_conv2d`."""
     return _SameConv2d(stride, groups, limit)(x, w, b)
 
 
 def max_pool2d(x: Variable) -> Variable:
-    """2x2 max pooling with stride 2, incomplete windows dropped: (n, c, h, w) ->
-    (n, c, h // 2, w // 2)."""
+    """See :func:`.either.max_pool2d`."""
     if theano_on_gpu():
         return T.signal.pool.pool_2d(x, (2, 2), ignore_border=True)
     return _MaxPool2d()(x)

@@ -1,0 +1,124 @@
+"""Functions of NumPy's arrays and of a graph's variables alike.
+
+A network that is written with them is computed as it stands where it is given arrays, which needs no engine, and is
+a graph for the engine where it is given variables; see :func:`storyteller.backend.computation`.  The first argument
+decides.
+"""
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from . import kernels
+
+Either = Any    # an array, or a variable of either engine
+
+
+def _is_array(x: Either) -> bool:
+    return isinstance(x, np.ndarray)
+
+
+def dot(x: Either, y: Either) -> Either:
+    """The product of matrices (n, d) and (d, m)."""
+    if _is_array(x):
+        return np.dot(x, y)
+    from .engine import T
+    return T.dot(x, y)
+
+
+def tanh(x: Either) -> Either:
+    """The hyperbolic tangent."""
+    if _is_array(x):
+        return np.tanh(x)
+    from .engine import T
+    return T.tanh(x)
+
+
+def sigmoid(x: Either) -> Either:
+    """The logistic function, as 0.5 tanh(x/2) + 0.5.
+
+    The form by tanh is exact to a float32 rounding and several times faster than either
+    engine's own in NumPy, whose tanh is vectorised.
+    """
+    half = np.float32(0.5)
+    return half * tanh(half * x) + half
+
+
+def relu(x: Either) -> Either:
+    """max(0, x)."""
+    if _is_array(x):
+        return np.maximum(x, np.float32(0))
+    from .engine import T
+    return T.maximum(x, np.float32(0))
+
+
+def softmax(x: Either) -> Either:
+    """Softmax over the last axis of a matrix (rows, classes)."""
+    if _is_array(x):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+    from .engine import T
+    e = T.exp(x - T.max(x, axis=1, keepdims=True))
+    return e / T.sum(e, axis=1, keepdims=True)
+
+
+def rows_or_zeros(table: Either, index: Either) -> Either:
+    """Rows of ``table`` (n, d) for int64 ``index`` (m,); zeros where the index is negative."""
+    if _is_array(table):
+        return kernels.take(table, index, 0)
+    from .engine import T
+    found = T.ge(index, 0)
+    rows = table[T.maximum(index, 0)]
+    return rows * T.cast(found, "float32").dimshuffle(0, "x")
+
+
+def fixed_filters(w: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """3x3 filters (o, c, 3, 3) float32 that never change, in the form in which :func:`fixed_conv2d` is fastest."""
+    # Measured on VGG-19's layers: with fewer channels the transforms cost more than they save.
+    return kernels.winograd_filters(w) if device == "cpu" and min(w.shape[:2]) >= 256 else w
+
+
+def fixed_conv2d(x: Either, filters: np.ndarray) -> Either:
+    """Cross-correlation with padding 1 and filters of :func:`fixed_filters`.
+
+    x (n, c, h, w) with even h and w -> (n, o, h, w) float32.
+    """
+    if _is_array(x):
+        return kernels.winograd_conv2d(x, filters) if filters.ndim == 3 else kernels.conv2d(x, filters, 1)
+    from . import operations
+    return operations.fixed_conv2d(x, filters)
+
+
+def same_conv2d(x: Either, w: Either, b: Either, stride: int = 1, groups: int = 1, limit: float | None = None,
+                ) -> Either:
+    """Cross-correlate as TensorFlow's "SAME" convolutions do, add biases, and cut to 0 .. ``limit``.
+
+    Parameters
+    ----------
+    x : array or variable (n, c, h, w) float32
+    w : array or variable (o, c / groups, k, k) float32
+    b : array or variable (o,) float32
+    stride : int
+        The output has ceil(h / stride) rows; of an odd number of padding zeros the odd one is behind.
+    groups : int
+        1, or c for a depthwise convolution (o = c).
+    limit : float, optional
+        6 for ReLU6; None leaves the values alone.
+
+    Returns
+    -------
+    array or variable (n, o, h', w') float32
+    """
+    if _is_array(x):
+        return kernels.same_conv2d(x, w, b, stride, groups, limit)
+    from . import operations
+    return operations.same_conv2d(x, w, b, stride, groups, limit)
+
+
+def max_pool2d(x: Either) -> Either:
+    """2x2 max pooling with stride 2, incomplete windows dropped: (n, c, h, w) -> (n, c, h // 2, w // 2)."""
+    if _is_array(x):
+        return kernels.max_pool2d(x)
+    from . import operations
+    return operations.max_pool2d(x)
