@@ -89,10 +89,10 @@ class Decoder(Model):
             top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
             return [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state]
 
-        inputs = {"y": 0, "h": 2, **({"h0": 2, "k": 0, "ended": 1} if self.put_back else {})}
-        self._init = be.computation(lambda ctx: [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], {"ctx": 2},
+        self._init = be.computation(lambda ctx: [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], [2],
                                     self._device)
-        self._next, self._following = be.computation(following, inputs, self._device), following
+        self._next = be.computation(following, [0, 2, 2, 0, 1] if self.put_back else [0, 2], self._device)
+        self._following = following
         self._beams: dict[tuple[int, bool], Any] = {}
 
     def f_init(self, ctx: np.ndarray) -> np.ndarray:

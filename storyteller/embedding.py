@@ -68,7 +68,7 @@ class JointEmbedding(Model):
     def _compile(self) -> None:
         from . import backend as be
         W, b = be.parameters({"W": self._W, "b": self._b}, self._device != "cpu").values()
-        self._images = be.computation(lambda x: [dense(x, W, b)], {"x": 2}, self._device)
+        self._images = be.computation(lambda x: [dense(x, W, b)], [2], self._device)
         self._projected: np.ndarray | None = None
         self._kept: tuple[Any, Any, dict[int, Any]] | None = None   # vectors, those on the device, functions
         self._keeping = threading.Lock()

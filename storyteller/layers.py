@@ -300,8 +300,8 @@ class GRUEncoder(Model):
             self._project = backend.train_function([x], [dense(x, W, b)], device=self._device, fetched=False)
             self._last = backend.train_function([projected, words, mask], [last], device=self._device, fetched=False)
             return
-        self._project = backend.computation(lambda x: [dense(x, W, b)], {"x": 2}, self._device)
-        self._step = backend.computation(lambda x, h: [gru_step(x, h, U, self.dim)], {"x": 2, "h": 2}, self._device)
+        self._project = backend.computation(lambda x: [dense(x, W, b)], [2], self._device)
+        self._step = backend.computation(lambda x, h: [gru_step(x, h, U, self.dim)], [2, 2], self._device)
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
         """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in) -> (n, 3 dim), for

@@ -91,6 +91,14 @@ def test_weights_are_those_of_the_goldens(vgg_weights):
         np.testing.assert_allclose(array.ravel()[-2:], fact["last2"])
 
 
+def test_the_network_as_a_graph(net):
+    """Of Lasagne's layers in Theano's dialect."""
+    im = np.load(IMAGES / "im_float32.npz")["01_landscape"]
+    assert tuple(net.layers) == net.layer_names
+    of_graph = backend.function([net.input], [net.layers["conv3_2"]])(im)[0]
+    np.testing.assert_allclose(of_graph, net.compute(im, "conv3_2"), atol=1e-5 * np.abs(of_graph).max())
+
+
 @pytest.mark.parametrize("name", ["01_landscape", "02_portrait_odd"])
 def test_features(net, name):
     """fc7 and every layer that the goldens probe, relative to the layer's largest value."""

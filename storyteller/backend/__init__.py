@@ -318,7 +318,7 @@ def parameters(arrays: Mapping[str, np.ndarray], graph: bool) -> dict[str, Any]:
     return {name: engine.shared(array, name) for name, array in arrays.items()}
 
 
-def computation(network: Callable[..., list[Any]], inputs: Mapping[str, int], device: str = "cpu",
+def computation(network: Callable[..., list[Any]], ndims: Sequence[int], device: str,
                 ) -> Callable[..., list[np.ndarray]]:
     """A network as a function of arrays, which threads may call at once.
 
@@ -327,16 +327,15 @@ def computation(network: Callable[..., list[Any]], inputs: Mapping[str, int], de
     network : callable
         Written with the functions of :mod:`.either` and with :func:`parameters`: takes one array or variable for each
         input, gives the list of outputs.  All have one row per example.
-    inputs : mapping of str to int
-        Their names and dimensions, those of float32; 0 stands for a vector of int64.
+    ndims : sequence of int
+        Dimensions of each input, float32; 0 stands for a vector of int64.
     device : str
         On the CPU the network is what is returned; else its graph is compiled, see :func:`function`.
     """
     if device == "cpu":
         return network
-    from .engine import T
-    variables = [T.TensorType("float32" if ndim else "int64", (False,) * max(ndim, 1))(name)
-                 for name, ndim in inputs.items()]
+    from . import engine
+    variables = [engine.tensor_of(ndim) if ndim else engine.int_vector("y") for ndim in ndims]
     return function(variables, network(*variables), device)
 
 
