@@ -53,7 +53,11 @@ def features(sizes: dict[str, int], device: str, rng: np.random.Generator) -> It
 
         from .torch_peer import make_vgg19
         peer = make_vgg19(params).to(torch_device())
-        yield "PyTorch", lambda: peer(torch.from_numpy(im).to(torch_device())).cpu().numpy()
+
+        @torch.inference_mode()
+        def theirs() -> np.ndarray:
+            return peer(torch.from_numpy(im).to(torch_device())).cpu().numpy()
+        yield "PyTorch", theirs
 
 
 def captions(sizes: dict[str, int], device: str, rng: np.random.Generator) -> Iterator[tuple[str, Run]]:
@@ -177,7 +181,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--only", nargs="+", choices=MEASURED, default=list(MEASURED))
     options = parser.parse_args(arguments)
     device, sizes = backend.device_of(options.device), TINY if options.tiny else ORIGINAL
-    print(*(f"{name}: {value}" for name, value in check.devices(False).items()), sep="\n")
+    print(f"device {device}; {check.devices()['devices']}")
     if has_torch():
         import torch
         torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False

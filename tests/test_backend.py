@@ -1,6 +1,7 @@
 """Devices of both engines, and GPU code paths through JAX on the CPU where JAX is installed."""
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -52,13 +53,39 @@ def no_gpu(text):
     ("FAILED_PRECONDITION: cuInit: CUDA driver version is insufficient for CUDA runtime version", "newer driver"),
     ("INTERNAL: CUDA_ERROR_NO_DEVICE: no CUDA-capable device is detected", "nvidia-smi"),
     ("RESOURCE_EXHAUSTED: failed call to cuDevicePrimaryCtxRetain: CUDA_ERROR_OUT_OF_MEMORY: out of memory", "memory"),
+    ("INTERNAL: failed to create cublas handle: CUBLAS_STATUS_NOT_INITIALIZED", "memory"),
+    ("FAILED_PRECONDITION: DNN library initialization failed. Look at the errors above for more details.", "memory"),
+    ("INTERNAL: CUDA_ERROR_DEVICE_UNAVAILABLE: CUDA-capable device(s) is/are busy or unavailable", "another process"),
+    ("CUDA_ERROR_COMPAT_NOT_SUPPORTED_ON_DEVICE: forward compatibility was attempted on non supported HW",
+     "newer driver"),
     ("x" * 5000, "cannot start"), ("", "cannot start")])
 def test_what_a_gpu_may_say(text, advice, jax, monkeypatch):
     """One sentence, for what CUDA and XLA are known to say and for anything else; JAX's settings are left alone."""
+    from storyteller import check
     before = dict(os.environ)
     monkeypatch.setattr(jax, "devices", no_gpu(text))
     assert advice in refusal("gpu", of=backend.device_of)
     assert dict(os.environ) == before
+    told = check.devices(cpu_mode=False)        # all that JAX has may be gone with the GPU
+    assert "JAX" in told["devices"] and "\n" not in told["devices"] and len(told["devices"]) < 400
+    assert advice in told["parts compute on"]
+
+
+@pytest.mark.parametrize("text, advice", [
+    ("Outdated cuDNN installation found.\nVersion JAX was built against: 91400", "pip install -U"),
+    ("Unable to load cuPTI. Is it installed?", "pip install -U"),
+    ("cudaGetDeviceCount failed: CUDA driver version is insufficient for CUDA runtime version", "newer driver"),
+    ("odd\n" + "x" * 5000, "cannot start one (odd)")])
+def test_a_plugin_that_jax_goes_on_without(text, advice, jax, monkeypatch, caplog):
+    """JAX logs why, with a traceback, and then only says that there is no GPU."""
+    def devices(platform=None):
+        try:
+            raise RuntimeError(text)
+        except RuntimeError:
+            logging.getLogger("jax._src.xla_bridge").exception("Jax plugin configuration error")
+        raise RuntimeError("Unknown backend: 'gpu' requested, but no platforms that are instances of gpu are present.")
+    monkeypatch.setattr(jax, "devices", devices)
+    assert advice in refusal("gpu", of=backend.device_of) and not caplog.records
 
 
 def test_a_device_that_fails(jax):
@@ -73,6 +100,20 @@ def test_a_device_that_fails(jax):
     assert "INTERNAL: odd" in refusal(jax.errors.JaxRuntimeError("INTERNAL: odd\n" + "x" * 5000), of=fail)
     with pytest.raises(ZeroDivisionError):      # a mistake of ours stays one
         fail(ZeroDivisionError())
+
+
+def test_a_device_that_fails_amid_a_call(jax, monkeypatch):
+    """When it is asked to compute, or not before the result is waited for."""
+    def fail(*_, **__):
+        raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 17179869184 bytes.")
+
+    class Promised:
+        __array__ = fail
+    assert "nvidia-smi" in refusal(Promised(), of=backend.fetch)
+    monkeypatch.setattr(jax, "jit", lambda *_, **__: fail)
+    x = backend.matrix("x")
+    call = backend.train_function([x], [backend.tanh(x)], device="jax")
+    assert "nvidia-smi" in refusal(np.ones((2, 2), np.float32), of=call)
 
 
 def test_gpu_without_jax(monkeypatch):

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -18,9 +19,17 @@ PROGRAMS = "programs"       # folder of the cache
 _CPU = "or compute on the CPU (FLAG_CPU_MODE = True, --device cpu)"
 # What CUDA and XLA say, and what that means.
 _REASONS = (
-    (r"driver version is insufficient|CUDA_ERROR_SYSTEM_DRIVER_MISMATCH|UNSUPPORTED_PTX_VERSION",
+    (r"driver version is insufficient|INSUFFICIENT_DRIVER|SYSTEM_DRIVER_MISMATCH|UNSUPPORTED_PTX_VERSION"
+     r"|COMPAT_NOT_SUPPORTED_ON_DEVICE|forward compatibility was attempted",
      "the GPU's driver is older than this JAX needs: install a newer driver, or an older JAX"),
-    (r"RESOURCE_EXHAUSTED|out of memory|OUT_OF_MEMORY",
+    (r"Outdated \w+ installation|Unable to load \w+\. Is it installed",
+     "CUDA's libraries are missing, or older than this JAX needs: `pip install -U 'jax[cuda12]'`"),
+    (r"busy or unavailable|DEVICE_UNAVAILABLE",
+     "another process has the GPU for itself: `nvidia-smi` lists it; end it, or let processes share the GPU "
+     "(`nvidia-smi -c 0`)"),
+    # CUDA's libraries say the latter two where there is no memory left for them (JAX's FAQ).
+    (r"RESOURCE_EXHAUSTED|out of memory|OUT_OF_MEMORY|CUBLAS_STATUS_(NOT_INITIALIZED|ALLOC_FAILED)"
+     r"|DNN library initialization failed",
      "the GPU has not enough free memory: `nvidia-smi` lists the processes that hold it; end them, or give smaller "
      "batches, a narrower beam or a smaller model"),
     (r"no devices? (was|were) found|no CUDA-capable device|NO_DEVICE|No visible GPU|no platforms that are instances",
@@ -72,14 +81,33 @@ def gpus() -> list[Any]:
     import jax
     ours = {} if any(os.environ.get(name) for name in MEMORY) else {MEMORY[0]: "false"}
     os.environ.update(ours)
+    failures: list[BaseException] = []
     try:
-        return jax.devices("gpu")
+        with _failures_of_plugins(failures):
+            return jax.devices("gpu")
     except RuntimeError as error:
+        reason = _reason((failures or [error])[0], f"JAX {jax.__version__} cannot start one")
         raise StorytellerError(f"a GPU is asked for (FLAG_CPU_MODE = False, device 'gpu' or --device gpu), but "
-                               f"{_reason(error, f'JAX {jax.__version__} cannot start one')}; {_CPU[3:]}") from error
+                               f"{reason}; {_CPU[3:]}") from error
     finally:
         for name in ours:       # it is read once, where JAX starts
             del os.environ[name]
+
+
+@contextlib.contextmanager
+def _failures_of_plugins(failures: list[BaseException]) -> Iterator[None]:
+    """Collect what JAX, while it starts, logs with a traceback before it goes on without the GPU's plugin."""
+    def collect(record: logging.LogRecord) -> bool:
+        if record.exc_info and record.exc_info[1]:
+            failures.append(record.exc_info[1])
+        return not record.exc_info
+
+    logger = logging.getLogger("jax._src.xla_bridge")
+    logger.addFilter(collect)
+    try:
+        yield
+    finally:
+        logger.removeFilter(collect)
 
 
 def keep(cells: Iterable[list[Any]]) -> None:
@@ -103,7 +131,10 @@ def found() -> str:
     try:
         devices = gpus()
     except StorytellerError:
-        devices = jax.devices()
+        try:
+            devices = jax.devices()
+        except RuntimeError as error:   # a plugin that cannot start leaves JAX without any
+            return f"JAX {jax.__version__} cannot compute: {_reason(error, 'it cannot start')}"
     names = [f"{device.device_kind} ({device.platform})" for device in devices]
     return f"JAX {jax.__version__}: {', '.join(names)}; {' '.join(devices[0].client.platform_version.split())}"
 
