@@ -280,8 +280,8 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
             last = choice.argmax(axis=1)
         else:
             # Each passage has its own numbers, so that it does not depend on where the others end.
-            last = np.array([draw(row, temperature, top_k, top_p, u)
-                             for row, u in zip(choice, rng.random(n)[live])], dtype=np.int64)
+            last = np.concatenate([draw(row, temperature, top_k, top_p, u)
+                                   for row, u in zip(choice, rng.random((n, 1))[live])])
         costs[live] -= log_p[np.arange(len(live)), last]
         for i, word in zip(live, last):
             words[i].append(int(word))
@@ -309,8 +309,8 @@ def check_sampling(temperature: Any = 1.0, top_k: Any = None, top_p: Any = None,
 _LIKELY = 1e-3  # of the likeliest word's probability: a nucleus is nearly always among the words above it
 
 
-def draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, u: float) -> int:
-    """The word at ``u`` (0 <= u < 1) of the distribution function."""
+def draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, u: np.ndarray) -> np.ndarray:
+    """The words at each of ``u`` (n,), 0 <= u < 1, of the distribution function: (n,) int64."""
     with np.errstate(over="ignore"):        # of the division, whose temperature must be a float32 above 0
         p = np.exp((log_p - log_p.max()) / min(max(temperature, 1e-30), 1e30), dtype=np.float64)
     if top_k is None and top_p is None:
@@ -326,7 +326,7 @@ def draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float 
         mass = np.cumsum(sizes[order])
         if mass[-1] >= wanted:
             break
-    return int(chosen[order[_at(mass[:int(np.searchsorted(mass, wanted)) + 1], u)]])
+    return chosen[order[_at(mass[:int(np.searchsorted(mass, wanted)) + 1], u)]]
 
 
 def _largest(p: np.ndarray, count: int) -> np.ndarray:
@@ -334,8 +334,8 @@ def _largest(p: np.ndarray, count: int) -> np.ndarray:
     return np.argpartition(p, len(p) - count)[len(p) - count:] if count < len(p) else np.arange(len(p))
 
 
-def _at(mass: np.ndarray, u: float) -> int:
-    return min(int(np.searchsorted(mass, u * mass[-1], side="right")), len(mass) - 1)
+def _at(mass: np.ndarray, u: np.ndarray) -> np.ndarray:
+    return np.minimum(np.searchsorted(mass, u * mass[-1], side="right"), len(mass) - 1)
 
 
 def gen_sample(f_init: Callable[[np.ndarray], np.ndarray], step: StepFunction, ctx: np.ndarray,

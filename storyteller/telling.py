@@ -215,32 +215,38 @@ def _draw(dec: Decoder, states: np.ndarray, last: int, is_whole: Callable[[Seque
           guidance: float, how: tuple[float, int | None, float | None], rng: np.random.Generator, use_unk: bool,
           may_end: bool) -> list[Sentence]:
     """Candidates of the next sentence; one without words would end the story."""
-    both = np.repeat(states, n, axis=0)         # n states given x, then as many given b
-    y, live = np.full(n, last, dtype=np.int64), np.arange(n)
+    # Candidates that have told the same so far are one hypothesis: m of them given x, then as many given b.
+    both, y = states, np.full(1, last, dtype=np.int64)
+    live, which = np.arange(n), np.zeros(n, dtype=np.int64)     # candidates, and the hypothesis of each
     words: list[list[int]] = [[] for _ in range(n)]
     costs, found = np.zeros((2, n)), {}
     for position in range(SENTENCE):
         logits, both = dec.step(np.concatenate([y, y]), both)
         logits = logits - search.log_normaliser(logits, logits.max(axis=1))[:, None]
-        given_x, given_b = logits[:len(y)], logits[len(y):]
+        m = len(y)
+        given_x, given_b = logits[:m], logits[m:]
         choice = given_b + np.float32(guidance) * (given_x - given_b)
         if not use_unk:
             choice[:, UNK_ID] = -np.inf
         if position or not may_end:
             choice[:, END_ID] = -np.inf
         # Each candidate has its own numbers, so that it does not depend on where the others end.
-        y = np.array([search.draw(row, *how, u) for row, u in zip(choice, rng.random(n)[live])])
-        rows = np.arange(len(y))
-        costs[:, live] -= given_x[rows, y], given_b[rows, y]
-        for row, (i, word) in enumerate(zip(live, y)):
+        u, drawn = rng.random(n)[live], np.empty(len(live), dtype=np.int64)
+        for hypothesis in range(m):
+            mine = which == hypothesis
+            drawn[mine] = search.draw(choice[hypothesis], *how, u[mine])
+        costs[:, live] -= given_x[which, drawn], given_b[which, drawn]
+        for i, row, word in zip(live, which, drawn):
             if word != END_ID:
                 words[i].append(int(word))
             ended = is_whole(words[i])
             if word == END_ID or ended or position == SENTENCE - 1:
-                found[i] = Sentence(words[i], both[[row, row + len(y)]], float(costs[0, i]), float(costs[1, i]), ended)
-        going = np.array([row for row, i in enumerate(live) if i not in found], dtype=np.int64)
-        both = both[np.concatenate([going, going + len(y)])]
-        live, y = live[going], y[going]
-        if not len(live):
+                found[i] = Sentence(words[i], both[[row, row + m]], float(costs[0, i]), float(costs[1, i]), ended)
+        going = np.array([i not in found for i in live])
+        if not going.any():
             break
+        n_words = logits.shape[1]
+        different, after = np.unique(which[going] * n_words + drawn[going], return_inverse=True)
+        parents, y = np.divmod(different, n_words)
+        live, which, both = live[going], after.reshape(-1), both[np.concatenate([parents, parents + m])]
     return [found[i] for i in sorted(found)]
