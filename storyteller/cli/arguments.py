@@ -22,13 +22,13 @@ _SHOWN = 40             # characters of a wrong value
 class _Parser(argparse.ArgumentParser):
     _again = False
 
-    def parse_known_args(self, *arguments: Any) -> Any:     # type: ignore[override]
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Files may stand on both sides of an option."""
         if self._again or self._subparsers:
-            return super().parse_known_args(*arguments)
+            return super().parse_known_args(args, namespace)
         self._again = True      # it is called by what follows
         try:
-            return self.parse_known_intermixed_args(*arguments)
+            return self.parse_known_intermixed_args(args, namespace)
         finally:
             self._again = False
 
@@ -39,7 +39,7 @@ class _Parser(argparse.ArgumentParser):
 def new_parser(prog: str, description: str, epilog: str | None = None) -> argparse.ArgumentParser:
     """The parser of a command, with the options that every command has."""
     parser = _Parser(prog=prog, description=description, epilog=epilog,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.set_defaults(config=None, quiet=False)
     add_common(parser)
     return parser
