@@ -249,7 +249,7 @@ class ConvNetModel(Model):
             raise StorytellerError(f"layer is {shown(layer)}: expected one of {', '.join(self.layer_names)}")
         im = np.ascontiguousarray(im, dtype=np.float32)
         if self._device == "cpu":
-            return next(output for name, output in self._outputs(im) if name == layer)
+            return np.ascontiguousarray(next(output for name, output in self._outputs(im) if name == layer))
         if layer not in self._functions:    # two threads may both compile it: either's will do
             x, layers = self._as_graph()
             self._functions[layer] = backend.function([x], [layers[layer]], self._device)

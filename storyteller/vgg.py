@@ -18,6 +18,7 @@ SHORT_SIDE, CROP = 256, 224
 
 # Convolutions of each block; a 2x2 pooling ends a block.
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
+LAST_BLOCK = range(24, 32)      # of the parameters: filters on 14 x 14 pixels
 
 
 def resized_crop(pixels: np.ndarray) -> np.ndarray:
@@ -72,7 +73,8 @@ class ConvNet(ConvNetModel):
         self._device = device = be.device_of(device)
         # As the network uses them, so that no array is held twice; Lasagne's layers take them as they are.
         self._params = params if importlib.util.find_spec("lasagne") else [
-            be.fixed_filters(value, device) if value.ndim == 4 else value for value in params]
+            be.fixed_filters(value, 2 if i in LAST_BLOCK else 4, device) if value.ndim == 4 else value
+            for i, value in enumerate(params)]
         self._scale = np.asarray(spec["scale"], np.float32)[:, None, None]
         self._shift = np.asarray(spec["shift"], np.float32)[:, None, None]
         self._compile()
@@ -89,8 +91,7 @@ class ConvNet(ConvNetModel):
 
         for block, (_, convolutions) in enumerate(BLOCKS, 1):
             for i in range(1, convolutions + 1):
-                x = be.fixed_conv2d(x, next(weights)) + parameter()[:, None, None]
-                x = be.relu(x)
+                x = be.fixed_conv2d(x, next(weights), parameter())
                 yield f"conv{block}_{i}", x
             x = be.max_pool2d(x)
             yield f"pool{block}", x

@@ -57,16 +57,30 @@ def test_convolution(pad):
     assert np.abs(linear - g[f"WRONG_true_convolution_pad{pad}"]).max() > 1
 
 
-def test_winograds_form():
-    """The form for many channels gives what the plain one gives."""
+@pytest.mark.parametrize("tile", [2, 4])
+def test_winograds_form(tile, monkeypatch):
+    """It gives what the plain one gives: in blocks of rows and of images, and where tiles go beyond the edge."""
     from storyteller.backend import kernels
     rng = np.random.default_rng(0)
-    for n, c, o, h, w in ((1, 5, 3, 8, 6), (2, 64, 32, 14, 14)):
+    for n, c, o, h, w in ((1, 5, 3, 8, 6), (3, 64, 32, 14, 14), (1, 2, 3, 5, 9)):
         x = rng.standard_normal((n, c, h, w)).astype(np.float32)
-        filters = rng.standard_normal((o, c, 3, 3)).astype(np.float32)
-        plain = kernels.conv2d(x, filters, 1)
-        fast = kernels.winograd_conv2d(x, kernels.winograd_filters(filters))
-        np.testing.assert_allclose(fast, plain, atol=1e-5 * np.abs(plain).max())
+        filters, b = (rng.standard_normal(shape).astype(np.float32) for shape in ((o, c, 3, 3), (o,)))
+        plain = np.maximum(kernels.conv2d(x, filters, 1) + b[:, None, None], 0)
+        for size in (8 << 20, 1 << 10, 1 << 18):
+            monkeypatch.setattr(kernels, "TILES_BYTES", size)
+            fast = kernels.winograd_conv2d(x, kernels.winograd_filters(filters, tile), b)
+            assert fast.shape == plain.shape
+            np.testing.assert_allclose(fast, plain, atol=2e-5 * plain.max())
+
+
+def test_channels_last():
+    """Another order in the memory, the same values."""
+    from storyteller.backend import kernels
+    rng = np.random.default_rng(0)
+    x, w = (rng.standard_normal(shape).astype(np.float32) for shape in ((2, 3, 7, 5), (4, 3, 3, 3)))
+    plain, last = kernels.conv2d(x, w, 1), kernels.conv2d(x, w, 1, channels_last=True)
+    assert last.transpose(0, 2, 3, 1).flags.c_contiguous
+    np.testing.assert_allclose(last, plain, atol=1e-5)
 
 
 @pytest.mark.parametrize("size", ["7x5", "8x8"])

@@ -73,21 +73,30 @@ def rows_or_zeros(table: Either, index: Either) -> Either:
     return rows * T.cast(found, "float32").dimshuffle(0, "x")
 
 
-def fixed_filters(w: np.ndarray, device: str = "cpu") -> np.ndarray:
-    """3x3 filters (o, c, 3, 3) float32 that never change, in the form in which :func:`fixed_conv2d` is fastest."""
-    # Measured on VGG-19's layers: with fewer channels the transforms cost more than they save.
-    return kernels.winograd_filters(w) if device == "cpu" and min(w.shape[:2]) >= 256 else w
+FEW_CHANNELS = 16       # with fewer Winograd's transforms cost more than they save
 
 
-def fixed_conv2d(x: Either, filters: np.ndarray) -> Either:
-    """Cross-correlation with padding 1 and filters of :func:`fixed_filters`.
+def fixed_filters(w: np.ndarray, tile: int, device: str = "cpu") -> np.ndarray:
+    """3x3 filters (o, c, 3, 3) float32 that never change, in the form in which :func:`fixed_conv2d` is fastest.
 
-    x (n, c, h, w) with even h and w -> (n, o, h, w) float32.
+    The outputs are computed in tiles of 2x2 or 4x4: 4 wins where the filters, then four times as large as they were,
+    are few beside the pixels.
     """
-    if _is_array(x):
-        return kernels.winograd_conv2d(x, filters) if filters.ndim == 3 else kernels.conv2d(x, filters, 1)
-    from . import operations
-    return operations.fixed_conv2d(x, filters)
+    return kernels.winograd_filters(w, tile) if device == "cpu" and w.shape[1] >= FEW_CHANNELS else w
+
+
+def fixed_conv2d(x: Either, filters: np.ndarray, b: Either) -> Either:
+    """max(0, cross-correlation with padding 1 and filters of :func:`fixed_filters`, plus biases).
+
+    x (n, c, h, w), b (o,) -> (n, o, h, w) float32.  The channels of the result may lie side by side in the memory.
+    """
+    if not _is_array(x):
+        from . import operations
+        return operations.fixed_conv2d(x, filters, b)
+    if filters.ndim == 3:
+        return kernels.winograd_conv2d(x, filters, b)
+    # Filters of few channels stand before others in Winograd's form.
+    return relu(kernels.conv2d(x, filters, 1, channels_last=filters.shape[1] < FEW_CHANNELS) + b[:, None, None])
 
 
 def same_conv2d(x: Either, w: Either, b: Either, stride: int = 1, groups: int = 1, limit: float | None = None,

@@ -1,14 +1,17 @@
 """What the operations compute on the CPU, in NumPy: no graphs here."""
 from __future__ import annotations
 
+import itertools
+import math
 import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 # -- two-dimensional convolution and pooling ---------------------------------------------
 # Theano's own need a C++ compiler to be usable and PyTensor has none with channels, so
@@ -17,17 +20,19 @@ import numpy as np
 CHUNK_BYTES = 4 << 20  # of the patch matrix at a time: it should stay in the cache
 
 
-def conv2d(x: np.ndarray, w: np.ndarray, pad: int) -> np.ndarray:
+def conv2d(x: np.ndarray, w: np.ndarray, pad: int, channels_last: bool = False) -> np.ndarray:
     """Cross-correlation as one matrix product per block of rows (im2col in blocks).
 
-    x (n, c, h, w), w (o, c, kh, kw) -> (n, o, h + 2 pad - kh + 1, w + 2 pad - kw + 1).
+    x (n, c, h, w), w (o, c, kh, kw) -> (n, o, h + 2 pad - kh + 1, w + 2 pad - kw + 1), with ``channels_last`` in the
+    memory as (n, h', w', o).
     """
     n, c, height, width = x.shape
     o, _, kh, kw = w.shape
     out_h, out_w = height + 2 * pad - kh + 1, width + 2 * pad - kw + 1
     flat = np.ascontiguousarray(w).reshape(o, c * kh * kw)
     padded = np.zeros((c, height + 2 * pad, width + 2 * pad), dtype=x.dtype)
-    out = np.empty((n, o, out_h * out_w), dtype=x.dtype)
+    out = (np.empty((n, out_h * out_w, o), dtype=x.dtype).transpose(0, 2, 1) if channels_last else
+           np.empty((n, o, out_h * out_w), dtype=x.dtype))
     rows = max(1, min(out_h, CHUNK_BYTES // (c * kh * kw * out_w * x.itemsize)))
     for image, target in zip(x, out):
         padded[:, pad:pad + height, pad:pad + width] = image
@@ -99,56 +104,85 @@ def _finish(out: np.ndarray, b: np.ndarray, limit: float | None) -> np.ndarray:
     return out if limit is None else np.clip(out, 0, np.float32(limit), out=out)
 
 
-def winograd_filters(w: np.ndarray) -> np.ndarray:
-    """Filters for :func:`winograd_conv2d`: (o, c, 3, 3) float32 -> (16, o, c) float32."""
-    g = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
+TILES_BYTES = 8 << 20  # of the tiles that :func:`winograd_conv2d` works on at a time
+
+
+@cache
+def _winograd(tile: int) -> tuple[np.ndarray, ...]:
+    """What transforms the rows and columns of input tiles, filters and products at once: B (x) B, G (x) G, A (x) A of
+    F(2x2, 3x3) and F(4x4, 3x3) (Lavin & Gray 2016, arXiv:1509.09308, sections 4.1 and 4.2)."""
+    B, G, A = {
+        2: ([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+            [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
+            [[1, 1, 1, 0], [0, 1, -1, -1]]),
+        4: ([[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+             [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]],
+            [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+             [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+            [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
+    }[tile]
+    return tuple(np.kron(matrix, matrix).astype(np.float32) for matrix in (B, G, A))
+
+
+def winograd_filters(w: np.ndarray, tile: int) -> np.ndarray:
+    """Filters for :func:`winograd_conv2d`: (o, c, 3, 3) float32 -> ((tile + 2)^2, c, o) float32."""
     o, c = w.shape[:2]
-    return np.einsum("ai,ocij,bj->aboc", g, w, g, optimize=True).reshape(16, o, c).astype(np.float32)
+    moved = np.matmul(_winograd(tile)[1], w.reshape(o * c, 9).T)
+    return np.ascontiguousarray(moved.reshape(-1, o, c).transpose(0, 2, 1))
 
 
-def winograd_conv2d(x: np.ndarray, filters: np.ndarray) -> np.ndarray:
-    """Cross-correlation with 3x3 filters and padding 1 in the form F(2x2, 3x3).
+def winograd_conv2d(x: np.ndarray, filters: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """max(0, cross-correlation with 3x3 filters and padding 1, plus biases) in Winograd's form.
 
-    Tiles of 2x2 outputs cost 16 products in place of 36 (Winograd; Lavin & Gray 2016,
-    arXiv:1509.09308, section 4.1).  The transforms cost additions for every channel, so it pays
-    where there are many channels on few pixels.
+    A tile of 2x2 outputs costs 16 products in place of 36, one of 4x4 36 in place of 144; the larger one rounds more
+    (1e-5 of the largest value in place of 5e-7).  Both transforms are matrix products.
 
     Parameters
     ----------
     x : array (n, c, h, w) float32
-        h and w even.
-    filters : array (16, o, c) float32
+        Fastest where the channels lie side by side in the memory, as in what this function gives.
+    filters : array (16 or 36, c, o) float32
         From :func:`winograd_filters`.
+    b : array (o,) float32
 
     Returns
     -------
     array (n, o, h, w) float32
+        In the memory as (n, h, w, o).
     """
     n, c, height, width = x.shape
-    o, th, tw = filters.shape[1], height // 2, width // 2
-    padded = np.zeros((c, height + 2, width + 2), dtype=np.float32)
-    out = np.empty((n, o, th, 2, tw, 2), dtype=np.float32)
-    rows = np.empty((4, c, th, width + 2), dtype=np.float32)
-    tiles = np.empty((4, 4, c, th, tw), dtype=np.float32)
-    for image, target in zip(x, out):
-        padded[:, 1:-1, 1:-1] = image
-        d0, d1, d2, d3 = padded[:, 0:-2:2], padded[:, 1:-2:2], padded[:, 2::2], padded[:, 3::2]
-        for result, (operation, a, b) in zip(rows, ((np.subtract, d0, d2), (np.add, d1, d2),
-                                                    (np.subtract, d2, d1), (np.subtract, d1, d3))):
-            operation(a, b, out=result)
-        even, odd = np.ascontiguousarray(rows[..., 0::2]), np.ascontiguousarray(rows[..., 1::2])
-        e0, e2, o1, o3 = even[..., :-1], even[..., 1:], odd[..., :-1], odd[..., 1:]
-        for i, (operation, a, b) in enumerate(((np.subtract, e0, e2), (np.add, o1, e2),
-                                               (np.subtract, e2, o1), (np.subtract, o1, o3))):
-            operation(a, b, out=tiles[:, i])
-        m = np.matmul(filters, tiles.reshape(16, c, th * tw)).reshape(4, 4, o, th, tw)
-        upper, lower = m[0] + m[1], m[1] - m[2]
-        upper += m[2]
-        lower -= m[3]
-        for i, s in enumerate((upper, lower)):
-            target[:, :, i, :, 0] = s[0] + s[1] + s[2]
-            target[:, :, i, :, 1] = s[1] - s[2] - s[3]
-    return out.reshape(n, o, height, width)
+    squares, _, o = filters.shape
+    side = math.isqrt(squares)
+    tile = side - 2
+    to_tiles, _, to_outputs = _winograd(tile)
+    down, across = -(-height // tile), -(-width // tile)
+    # Some rows of tiles at a time, or some images.
+    rows = max(1, TILES_BYTES // (squares * across * max(c, o) * x.itemsize))
+    images, rows = max(1, min(n, rows // down)), min(rows, down)
+    out = np.empty((n, down, tile, across, tile, o), dtype=np.float32)
+    padded = np.zeros((images, rows * tile + 2, across * tile + 2, c), dtype=np.float32)
+    most = images * rows * across
+    sizes = squares * c, squares * c, squares * o, tile ** 2 * o
+    memory = [np.empty(size * most, dtype=np.float32) for size in sizes]
+    for first, top in itertools.product(range(0, n, images), range(0, down, rows)):
+        count, high = min(images, n - first), min(rows, down - top)
+        k = count * high * across
+        tiles, moved, products, results = (array[:size * k] for array, size in zip(memory, sizes))
+        part, above = padded[:count, :high * tile + 2], top * tile - 1
+        start, stop = max(above, 0), min(above + high * tile + 2, height)
+        part[:, :start - above] = part[:, stop - above:] = 0
+        part[:, start - above:stop - above, 1:width + 1] = x[first:first + count, :, start:stop].transpose(0, 2, 3, 1)
+        image, row, column, channel = part.strides
+        windows = as_strided(part, (side, side, count, high, across, c),
+                             (row, column, image, tile * row, tile * column, channel))
+        np.copyto(tiles.reshape(windows.shape), windows)
+        np.matmul(to_tiles, tiles.reshape(squares, k * c), out=moved.reshape(squares, k * c))
+        products = np.matmul(moved.reshape(squares, k, c), filters, out=products.reshape(squares, k, o))
+        products[side + 1] += b     # the one that counts once in every output
+        np.matmul(to_outputs, products.reshape(squares, k * o), out=results.reshape(tile ** 2, k * o))
+        np.maximum(results.reshape(tile, tile, count, high, across, o), np.float32(0),
+                   out=out[first:first + count, top:top + high].transpose(2, 4, 0, 1, 3, 5))
+    return out.reshape(n, down * tile, across * tile, o)[:, :height, :width].transpose(0, 3, 1, 2)
 
 
 def max_pool2d(x: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..errors import StorytellerError
 from . import kernels
+from .either import relu
 from .engine import (
     Apply,
     DisconnectedType,
@@ -91,8 +92,8 @@ class _Conv2d(_ConvnetOperation):
 
 
 class _WinogradConv2d(_ConvnetOperation):
-    def compute(self, x, filters):
-        return kernels.winograd_conv2d(x, filters)
+    def compute(self, x, filters, b):
+        return kernels.winograd_conv2d(x, filters, b)
 
 
 class _SameConv2d(_ConvnetOperation):
@@ -117,11 +118,11 @@ def conv2d(x: Variable, w: Variable, pad: int = 0) -> Variable:
     return _Conv2d(pad)(x, w)
 
 
-def fixed_conv2d(x: Variable, filters: np.ndarray) -> Variable:
+def fixed_conv2d(x: Variable, filters: np.ndarray, b: Variable) -> Variable:
     """See :func:`.either.fixed_conv2d`."""
     if filters.ndim == 3:
-        return _WinogradConv2d()(x, shared(filters))
-    return conv2d(x, shared(filters), pad=1)
+        return _WinogradConv2d()(x, shared(filters), b)
+    return relu(conv2d(x, shared(filters), pad=1) + b[:, None, None])
 
 
 def same_conv2d(x: Variable, w: Variable, b: Variable, stride: int, groups: int, limit: float | None) -> Variable:
