@@ -109,9 +109,9 @@ TILES_BYTES = 8 << 20  # of the tiles that :func:`winograd_conv2d` works on at a
 
 @cache
 def _winograd(tile: int) -> tuple[np.ndarray, ...]:
-    """What transforms the rows and columns of input tiles, filters and products at once: B (x) B, G (x) G, A (x) A of
+    """What transforms the rows and columns of input tiles, filters and products at once: B x B, G x G and A x A of
     F(2x2, 3x3) and F(4x4, 3x3) (Lavin & Gray 2016, arXiv:1509.09308, sections 4.1 and 4.2)."""
-    B, G, A = {
+    matrices: dict[int, tuple[list, list, list]] = {
         2: ([[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
             [[1, 0, 0], [1 / 2, 1 / 2, 1 / 2], [1 / 2, -1 / 2, 1 / 2], [0, 0, 1]],
             [[1, 1, 1, 0], [0, 1, -1, -1]]),
@@ -120,8 +120,8 @@ def _winograd(tile: int) -> tuple[np.ndarray, ...]:
             [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
              [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
             [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]),
-    }[tile]
-    return tuple(np.kron(matrix, matrix).astype(np.float32) for matrix in (B, G, A))
+    }
+    return tuple(np.kron(matrix, matrix).astype(np.float32) for matrix in matrices[tile])
 
 
 def winograd_filters(w: np.ndarray, tile: int) -> np.ndarray:
