@@ -144,8 +144,7 @@ class Models(MutableMapping):
     def __reduce__(self) -> tuple:
         with self._loading:
             given = {key: self._parts[key] for key in sorted(self._given)}
-            return _unpickled, (self.config, self._verbose, list(self._loaders), given,
-                                self._device or self._asked)     # once chosen it is the same for every worker
+            return _unpickled, (self.config, self._verbose, list(self._loaders), given, self._asked)
 
     def _ipython_key_completions_(self) -> list[str]:
         return list(self)

@@ -116,16 +116,6 @@ def test_stories_of_threads_and_of_processes(compact, folder):
     assert found[0][1] == expected[3] and str(found[2][1]) == str(expected[0])
 
 
-def test_one_key_for_the_device_that_was_chosen(monkeypatch):
-    """Asked for or not: a worker loads the parts once, and computes where this process does."""
-    monkeypatch.delenv("STORYTELLER_DEVICE", raising=False)
-    usual, asked = generate.Models(verbose=False), generate.Models(verbose=False, device="cpu")
-    assert usual.device == asked.device == "cpu"
-    keys = [workers.Shared(z).__reduce__()[1][0] for z in (usual, asked)]
-    assert keys[0] == keys[1] and pickle.loads(pickle.dumps(usual))._asked == "cpu"
-
-
-
 def test_another_process_loads_the_models_once(compact):
     data = pickle.dumps([workers.Shared(compact)] * 2)
     first, second = (pickle.loads(pickle.dumps(workers.Shared(compact))).z for _ in range(2))
