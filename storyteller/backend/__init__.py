@@ -250,7 +250,9 @@ def on_jax(device: str) -> bool:
 def _mode(device: str) -> Any:
     if device == "cpu":
         from .engine import Mode
-        return Mode(linker="py", optimizer="fast_compile")
+        # Without a compiler an Elemwise is a NumPy function, or, where NumPy has none, a Python loop over the numbers:
+        # so is the fill (second) in the gradient of a sum.  Alloc takes its place.  (Theano's name, PyTensor's name.)
+        return Mode(linker="py", optimizer="fast_compile").including("local_fill_to_alloc", "local_second_to_alloc")
     return "JAX" if on_jax(device) else None    # None: Theano's own default, for the device of THEANO_FLAGS
 
 

@@ -191,7 +191,7 @@ def total(x: Variable, axis: int | None = None, keepdims: bool = False) -> Varia
 
 
 def cast(x: Variable, dtype: str) -> Variable:
-    """Convert to another dtype."""
+    """Convert to another dtype.  For single numbers: of an array without a compiler each is converted in Python."""
     return T.cast(x, dtype)
 
 

@@ -94,7 +94,7 @@ class WordCost:
         of_samples = (be.dot(states, columns[1].T)
                       + (be.total(offsets[1], axis=1) - self.log_expected[self.samples]))
         hits = be.eq(targets.dimshuffle(0, "x"), self.samples.dimshuffle("x", 0))
-        of_samples = of_samples - np.float32(1e9) * be.cast(hits, "float32")
+        of_samples = be.switch(hits, np.float32(-1e9), of_samples)
         logits = be.join([of_target.dimshuffle(0, "x"), of_samples], axis=1)
         return be.softmax_cross_entropy(logits, be.zeros_like(targets), weights, self.epsilon, self.smoothing)
 
