@@ -14,12 +14,13 @@ import hashlib
 import io
 import json
 import logging
+import math
 import os
 import re
 import shutil
 import stat
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Callable, Union
@@ -36,7 +37,8 @@ VARIABLE = "STORYTELLER_CACHE"
 KEPT = 6                    # entries of a kind; when one is made, the oldest beyond go
 _STALE = 7 * 24 * 3600.     # seconds after which what an interrupted run left is removed
 _PATIENCE = 100.            # seconds to wait for another process that makes no progress
-_LARGE = 32 << 20           # bytes: the checksums of larger files are remembered
+_LARGE = 1 << 20            # bytes: the checksums of larger files are remembered, and arrays read from them kept
+_ALIGNED = 64               # bytes: where arrays begin
 _DIGITS = 24                # of a checksum
 _HEADER = 128               # bytes before the rows, see files.save_npy_header
 _CHECKSUMS = "checksums.json"
@@ -75,7 +77,7 @@ def fingerprint(*sources: Source) -> str:
 
     Notes
     -----
-    Every byte is read.  For files of more than 32 MB the cache folder remembers the result for as long as size, times
+    Every byte is read.  For files of more than 1 MB the cache folder remembers the result for as long as size, times
     and inode of the file stay the same.
     """
     digest = _new_digest()
@@ -188,7 +190,77 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
     is made under a temporary name and renamed, so a half-written one is never taken for whole.  One that is damaged
     later fails its checksum, which is compared once for every state of the file, and is made again.
     """
-    needed = shape[0] * shape[1] * 4
+    found = _cached(kind, source, key, shape, write, resumable, {})
+    if found is None:
+        found = np.empty(shape, dtype=np.float32)
+        write(_ArrayFile(found), 0)
+    return found
+
+
+def cached_arrays(kind: str, source: str | os.PathLike, form: Sequence[str], make: Callable[[], dict[str, np.ndarray]],
+                  ) -> dict[str, np.ndarray]:
+    """Arrays that are read from a file and prepared, from the cache, made there first if need be.
+
+    Parameters
+    ----------
+    kind, source
+        See :func:`cached_rows`.
+    form : sequence of str
+        What the arrays depend on beside the file's contents: how they are prepared.
+    make : callable
+        Reads and prepares them: gives name -> float32 array.
+
+    Returns
+    -------
+    dict
+        As `make` gives it: read-only and memory-mapped, so that processes share them; or what `make` has just given,
+        where the file is small or the cache cannot be written.
+
+    Raises
+    ------
+    StorytellerError
+        If the file is replaced or changed while it is read; what `make` raises.
+    """
+    try:
+        state = _state(source)
+        key = fingerprint(source, form) if state[0] > _LARGE else ""
+    except OSError:
+        key = ""        # make says what is wrong with it
+    if not key:
+        return make()
+    target = cache_dir() / f"{kind}-{key}.npy"
+    with contextlib.suppress(OSError):      # somebody may clear the cache meanwhile
+        found = _open(target)
+        if found is not None:
+            return _parts(found, _about(target)["arrays"])
+    arrays = make()
+    if _state(source) != state:
+        raise StorytellerError(f"{os.fspath(source)}: was replaced or changed while it was read: start again")
+    shapes = {name: array.shape for name, array in arrays.items()}
+
+    def write(file: Any, start: int) -> None:
+        for array in arrays.values():
+            file.write(np.ascontiguousarray(array, dtype="<f4").reshape(-1).view(np.uint8).data)
+            file.write(bytes(-array.nbytes % _ALIGNED))
+
+    size = sum(-(-array.nbytes // _ALIGNED) * _ALIGNED for array in arrays.values()) // 4
+    mapped = _cached(kind, source, key, (1, size), write, False, {"arrays": shapes})
+    return arrays if mapped is None else _parts(mapped, shapes)
+
+
+def _parts(mapped: np.ndarray, shapes: Mapping[str, Sequence[int]]) -> dict[str, np.ndarray]:
+    """The arrays that stand one after the other in a row of the cache."""
+    row, parts, start = np.asarray(mapped).reshape(-1), {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        parts[name] = row[start:start + size].reshape(tuple(shape))
+        start += -(-size * 4 // _ALIGNED) * _ALIGNED // 4
+    return parts
+
+
+def _cached(kind: str, source: str | os.PathLike, key: str, shape: tuple[int, int], write: Writer, resumable: bool,
+            about: dict[str, Any]) -> np.ndarray | None:
+    """See :func:`cached_rows`; None where the cache cannot be written."""
     folder: Any = os.environ.get(VARIABLE)
     try:
         folder = cache_dir()
@@ -203,7 +275,8 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
                 if target.exists():
                     _log.warning("%s is damaged: it is made again", target)
                 what = f"{kind} of {os.fspath(source)}"
-                _make(target, shape, write, resumable, {"what": what[-200:], "rows": shape[0], "columns": shape[1]})
+                _make(target, shape, write, resumable,
+                      {"what": what[-200:], "rows": shape[0], "columns": shape[1], **about})
                 found = _open(target, shape)
         _tidy(target)
         if found is not None:
@@ -212,10 +285,8 @@ def cached_rows(kind: str, source: str | os.PathLike, key: str, shape: tuple[int
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
     _log.warning("cannot keep %s in the cache %s (%s): computing it in memory, and again next time. "
-                 "Set %s to a folder with %.1f GB free.", kind, folder, reason, VARIABLE, needed / 1e9)
-    array = np.empty(shape, dtype=np.float32)
-    write(_ArrayFile(array), 0)
-    return array
+                 "Set %s to a folder with %.1f GB free.", kind, folder, reason, VARIABLE, shape[0] * shape[1] * 4e-9)
+    return None
 
 
 def _make_folder(folder: Path) -> None:
@@ -225,15 +296,15 @@ def _make_folder(folder: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, "it is no folder") from error
 
 
-def _open(path: Path, shape: tuple[int, int]) -> np.ndarray | None:
-    """The entry, None where there is none or it is damaged."""
+def _open(path: Path, shape: tuple[int, int] | None = None) -> np.ndarray | None:
+    """The entry, by default of any shape; None where there is none or it is damaged."""
     try:
         with open(path, "rb") as file:
             file.seek(-_DIGITS, os.SEEK_END)
             checksum = file.read().decode("ascii")
         if _remembered_checksum(path, _DIGITS) == checksum:
             array = np.lib.format.open_memmap(path, mode="r")
-            if array.shape == shape and array.dtype == np.float32:
+            if shape in (None, array.shape) and array.dtype == np.float32:
                 return array
     except Exception as error:  # whatever is wrong with it, it is made again
         _log.debug("%s: %s", path, error)
@@ -423,12 +494,19 @@ def _what(path: Path) -> str:
     if path.suffix != ".npy":
         return "lock" if path.suffix == ".lock" else "unfinished"
     try:
-        with open(path, "rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - 2048))
-            about = json.loads(file.read()[:-_DIGITS - 1].rsplit(b"\n", 1)[1])
+        about = _about(path)
+        if "arrays" in about:
+            return f"{about['what']} ({len(about['arrays'])} arrays)"
         return f"{about['what']} ({about['rows']:,} x {about['columns']:,})"
     except (OSError, ValueError, LookupError, TypeError):
         return "damaged, or of an earlier version"
+
+
+def _about(path: Path) -> dict[str, Any]:
+    """The line of JSON at the end of an entry."""
+    with open(path, "rb") as file:
+        file.seek(max(0, os.fstat(file.fileno()).st_size - 16384))
+        return json.loads(file.read()[:-_DIGITS - 1].rsplit(b"\n", 1)[1])
 
 
 def clear() -> int:

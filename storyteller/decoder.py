@@ -14,7 +14,7 @@ import numpy as np
 
 from . import files, search
 from .errors import StorytellerError, check_count, check_flag, check_floats, shown
-from .layers import Model, dense, dense_shapes, gru_shapes, gru_step, join_gru
+from .layers import Model, dense, dense_shapes, gru_shapes, gru_step, join_gru, load_params
 from .text import UNK, UNK_ID, check_dictionary, sentence_ends, words_by_index
 
 
@@ -234,7 +234,7 @@ def load_model(path_to_model: str | os.PathLike | None = None, path_to_dictionar
     path_to_options = f"{os.fspath(path_to_model)}.pkl"
     options = files.load_options(path_to_options)
     shapes = parameter_shapes(options, path_to_options)
-    params = files.load_arrays(path_to_model, list(shapes), shapes)
+    params = load_params("decoder", path_to_model, shapes, "decoder")
     words, n_words = files.load_dictionary(path_to_dictionary), len(params["Wemb"])
     check_dictionary(words, n_words, path_to_dictionary)
     return Decoder(options, params, [word or UNK for word in words_by_index(words, n_words)], device)

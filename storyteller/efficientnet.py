@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from . import files
+from . import layers
 from .layers import ConvNetModel
 
 SHORT_SIDE, CROP = 256, 224
@@ -58,7 +58,7 @@ def load_params(path: str | os.PathLike) -> dict[str, np.ndarray]:
         If the file is missing, damaged or lacks an array.
     """
     shapes = parameter_shapes()
-    return files.load_arrays(path, list(shapes), shapes)
+    return layers.load_params("convnet", path, shapes)
 
 
 class EfficientNetLite0(ConvNetModel):

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import cache, files
 from .errors import StorytellerError, check_count, check_floats, shown
-from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, unit_rows
+from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, load_params, unit_rows
 from .progress import progress_bar
 from .text import END, END_ID, UNK, UNK_ID, as_sentences, check_dictionary, normalize, warn_unknown, word_indices
 
@@ -179,7 +179,7 @@ def load_model(path_to_model: str | os.PathLike | None = None, device: str | Non
     worddict = files.load_dictionary(f"{path}.dictionary.pkl")
     shapes = parameter_shapes(options, f"{path}.pkl")
     check_dictionary(worddict, shapes["Wemb"][0], f"{path}.dictionary.pkl")
-    params = files.load_arrays(path, list(shapes), shapes)
+    params = load_params("embedding", path, shapes, *(["encoder"] if "encoder_W" in shapes else []))
     return JointEmbedding(options, params, worddict,
                           (path, f"{path}.pkl", f"{path}.dictionary.pkl"), device)
 

@@ -16,8 +16,8 @@ from typing import IO, Any, NamedTuple, Union
 
 import numpy as np
 
-from . import files
-from .efficientnet import EfficientNetLite0, load_params
+from . import efficientnet, files, vgg
+from .efficientnet import EfficientNetLite0
 from .errors import StorytellerError, shown
 from .progress import without_warnings
 from .vgg import CROP, ConvNet
@@ -475,10 +475,9 @@ def build_convnet(path_to_vgg: str | os.PathLike | None = None, device: str | No
         raise StorytellerError(f"path_to_vgg is {shown(path_to_vgg)}: expected the path of the convnet's weights")
     net: Net
     if files.is_archive(path_to_vgg):
-        net = EfficientNetLite0(load_params(path_to_vgg), device)
+        net = EfficientNetLite0(efficientnet.load_params(path_to_vgg), device)
     else:
-        params, spec = files.load_vgg19(path_to_vgg)
-        net = ConvNet(params, spec, device)
+        net = ConvNet(*vgg.load_params(path_to_vgg, device), device)
     return net
 
 

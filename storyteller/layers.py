@@ -5,11 +5,13 @@ the names of the model archives.
 """
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 import numpy as np
 
+from . import cache, files
 from .errors import StorytellerError, shown
 
 
@@ -31,7 +33,7 @@ def join_gru(params: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndar
     Parameters
     ----------
     params : mapping of str to float32 arrays
-        Holds the six parameters of :func:`gru_shapes`.
+        Holds the six parameters of :func:`gru_shapes`, or the three of :func:`load_params`.
     prefix : str
 
     Returns
@@ -39,8 +41,44 @@ def join_gru(params: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndar
     dict
         ``W`` (n_in, 3 dim) = [W, Wx], ``U`` (dim, 3 dim) = [U, Ux], ``b`` (3 dim,) = [b, bx].
     """
+    if f"{prefix}_Wx" not in params:
+        return {name: params[f"{prefix}_{name}"] for name in ("W", "U", "b")}
     return {name: np.concatenate([params[f"{prefix}_{name}"], params[f"{prefix}_{name}x"]], axis=-1)
             for name in ("W", "U", "b")}
+
+
+def load_params(kind: str, path: str | os.PathLike, shapes: Mapping[str, tuple], *grus: str) -> dict[str, np.ndarray]:
+    """A model's parameters as its network uses them, memory-mapped where they are large.
+
+    Parameters
+    ----------
+    kind : str
+        What it is, in a word, see :func:`storyteller.cache.cached_arrays`.
+    path : path
+        The model's archive.
+    shapes : mapping of str to tuple of int
+    *grus : str
+        Prefixes of its GRU layers.
+
+    Returns
+    -------
+    dict of str to float32 arrays
+        Of each GRU layer, joined, ``W``, ``U`` and ``b`` of :func:`join_gru`; the others as they are in the archive.
+
+    Raises
+    ------
+    StorytellerError
+        If the file is missing or damaged, or does not hold these parameters.
+    """
+    def make() -> dict[str, np.ndarray]:
+        params = files.load_arrays(path, list(shapes), shapes)
+        for prefix in grus:
+            joined = join_gru(params, prefix)
+            for name, array in joined.items():
+                params[f"{prefix}_{name}"] = array
+                del params[f"{prefix}_{name}x"]
+        return params
+    return cache.cached_arrays(kind, path, ["joined", *grus, str(dict(shapes))], make)
 
 
 def dense(x, W, b, activation: Callable | None = None):

@@ -20,7 +20,7 @@ import numpy as np
 
 from . import cache, files, text
 from .errors import StorytellerError, check_count, check_flag, check_floats, shown
-from .layers import GRUEncoder, Model, gru_shapes, unit_rows
+from .layers import GRUEncoder, Model, gru_shapes, load_params, unit_rows
 from .progress import progress_bar
 from .text import END, UNK, as_sentences, load_vocabulary
 
@@ -231,7 +231,7 @@ def _load_encoder(folder: str, name: str) -> tuple[dict[str, Any], dict[str, np.
     path = os.path.join(folder, name)
     options = files.load_options(f"{path}.pkl")
     shapes = parameter_shapes(options, f"{path}.pkl", ENCODERS[name])
-    return options, files.load_arrays(path, list(shapes), shapes)
+    return options, load_params("skipthoughts", path, shapes, *ENCODERS[name])
 
 
 def _load_table(path: str, n_rows: int, dim: int, dictionary: str, verbose: bool) -> np.ndarray:

@@ -6,11 +6,13 @@ well; they stand in :mod:`storyteller.images` and :mod:`storyteller.generate`.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
+from . import cache, files
 from .layers import ConvNetModel, dense
 
 MEAN_BGR = np.array([103.939, 116.779, 123.68])  # of ImageNet's training images
@@ -19,6 +21,56 @@ SHORT_SIDE, CROP = 256, 224
 # Convolutions of each block; a 2x2 pooling ends a block.
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 LAST_BLOCK = range(24, 32)      # of the parameters: filters on 14 x 14 pixels
+
+
+def prepared(params: Iterable[np.ndarray], device: str) -> list[np.ndarray]:
+    """Parameters as the network uses them, so that no array is held twice; those that are so already stay."""
+    from . import backend as be
+    if not _transforms(device):
+        return list(params)
+    return [be.fixed_filters(value, 2 if i in LAST_BLOCK else 4, device) if value.ndim == 4 else value
+            for i, value in enumerate(params)]
+
+
+def _transforms(device: str) -> bool:
+    """Whether filters are transformed; Lasagne's layers take them as they are."""
+    return device == "cpu" and not importlib.util.find_spec("lasagne")
+
+
+def load_params(path: str | os.PathLike, device: str | None = None) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+    """Read a file's weights of VGG-19 as the network uses them, memory-mapped from the cache.
+
+    Parameters
+    ----------
+    path : path
+        See :func:`storyteller.files.load_vgg19`.
+    device : str, optional
+        See :func:`storyteller.backend.device_of`.
+
+    Returns
+    -------
+    params : list of float32 arrays
+        See :func:`prepared`.
+    spec : dict
+        ``scale`` and ``shift``, (3,) float32.
+
+    Raises
+    ------
+    StorytellerError
+        If the file is missing, damaged or holds another network.
+    """
+    from . import backend
+    device = backend.device_of(device)
+
+    def make() -> dict[str, np.ndarray]:
+        params, spec = files.load_vgg19(path)
+        return {**{str(i): value for i, value in enumerate(prepared(params, device))},
+                "scale": spec["scale"], "shift": spec["shift"]}
+
+    form = "F(4x4) (36, c, o), last F(2x2) (16, c, o)" if _transforms(device) else "(o, c, 3, 3)"
+    arrays = cache.cached_arrays("convnet", path, [form], make)
+    spec = {name: arrays.pop(name) for name in ("scale", "shift")}
+    return list(arrays.values()), spec
 
 
 def resized_crop(pixels: np.ndarray) -> np.ndarray:
@@ -70,11 +122,8 @@ class ConvNet(ConvNetModel):
 
     def __init__(self, params: list[np.ndarray], spec: dict, device: str | None = None):
         from . import backend as be
-        self._device = device = be.device_of(device)
-        # As the network uses them, so that no array is held twice; Lasagne's layers take them as they are.
-        self._params = params if importlib.util.find_spec("lasagne") else [
-            be.fixed_filters(value, 2 if i in LAST_BLOCK else 4, device) if value.ndim == 4 else value
-            for i, value in enumerate(params)]
+        self._device = be.device_of(device)
+        self._params = prepared(params, self._device)
         self._scale = np.asarray(spec["scale"], np.float32)[:, None, None]
         self._shift = np.asarray(spec["shift"], np.float32)[:, None, None]
         self._compile()

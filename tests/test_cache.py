@@ -4,6 +4,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, cache, cli, embedding, files, skipthoughts, text
+from storyteller import StorytellerError, cache, cli, decoder, embedding, files, skipthoughts, text, vgg
 
 GOLDENS = Path(__file__).parent / "goldens"
 JOINT, OBJECTS = GOLDENS / "embedding", GOLDENS / "object_tables"
@@ -249,6 +250,145 @@ class TestFolder:
         monkeypatch.setenv(cache.VARIABLE, "~nobody-of-that-name/cache")
         with pytest.raises(StorytellerError, match=cache.VARIABLE):
             rows(Writer())
+
+
+class TestArrays:
+    ARRAYS = {"a": ROWS, "b": np.arange(3, dtype=np.float32), "c": np.zeros((0, 5), np.float32),
+              "d": np.arange(24, dtype=np.float32).reshape(2, 3, 4).transpose(2, 0, 1)}
+
+    @pytest.fixture
+    def source(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(cache, "_LARGE", 10)
+        path = tmp_path / "model.npz"
+        path.write_bytes(bytes(100))
+        return path
+
+    def load(self, source, form=("plain",)):
+        """The arrays, and whether they were made."""
+        made = []
+        found = cache.cached_arrays("kind", source, form, lambda: made.append(1) or dict(self.ARRAYS))
+        assert list(found) == list(self.ARRAYS)
+        for name, array in self.ARRAYS.items():
+            np.testing.assert_array_equal(found[name], array)
+            assert found[name].dtype == np.float32
+        return found, bool(made)
+
+    def test_mapped_in_place_of_what_was_made(self, source):
+        for made in (True, False):
+            found, now = self.load(source)
+            assert now == made
+            for array in found.values():
+                assert isinstance(array.base.base, np.memmap) or isinstance(array.base, np.memmap)
+                assert type(array) is np.ndarray and not array.flags.writeable and array.flags.c_contiguous
+                assert array.ctypes.data % 64 == 0 or not array.size
+
+    def test_contents_and_form_count_and_names_do_not(self, source, tmp_path):
+        assert self.load(source)[1] and self.load(source, ["other"])[1]
+        status = source.stat()
+        source.write_bytes(bytes(99) + b"1")
+        os.utime(source, ns=(status.st_atime_ns, status.st_mtime_ns))
+        assert self.load(source)[1]
+        assert not self.load(shutil.copy(source, tmp_path / "other.npz"))[1]
+
+    def test_small_files_are_read(self, source, folder):
+        source.write_bytes(b"small")
+        assert self.load(source)[1] and self.load(source)[1] and not folder.exists()
+
+    @pytest.mark.parametrize("damage", [lambda data: data[:-200], lambda data: data[:150] + b"x" + data[151:],
+                                        lambda data: data.replace(b'"arrays"', b'"arrows"')])
+    def test_damaged(self, source, folder, damage):
+        self.load(source)
+        (entry,) = folder.glob("kind-*.npy")
+        entry.write_bytes(damage(entry.read_bytes()))
+        assert self.load(source)[1] and not self.load(source)[1]
+
+    def test_a_folder_that_cannot_be_written(self, source, tmp_path, monkeypatch, caplog):
+        (tmp_path / "file").touch()
+        monkeypatch.setenv(cache.VARIABLE, str(tmp_path / "file" / "cache"))
+        assert self.load(source)[1] and self.load(source)[1]
+        assert len(caplog.records) == 2 and "Not a directory" in caplog.text
+
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="may write everywhere")
+    def test_a_read_only_folder_serves_what_it_has(self, source, folder, caplog):
+        self.load(source)
+        folder.chmod(0o555)
+        try:
+            assert not self.load(source)[1] and not caplog.records
+            assert self.load(source, ["other"])[1] and len(caplog.records) == 1
+        finally:
+            folder.chmod(0o755)
+
+    def test_a_full_disk(self, source, folder, monkeypatch, caplog):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path: types.SimpleNamespace(free=0))
+        assert self.load(source)[1]
+        assert len(caplog.records) == 1 and not list(folder.glob("kind*"))
+
+    def test_a_file_that_changes_while_it_is_read(self, source, folder):
+        def make():
+            source.write_bytes(bytes(200))
+            return dict(self.ARRAYS)
+        with pytest.raises(StorytellerError, match="model.npz: was replaced"):
+            cache.cached_arrays("kind", source, [], make)
+        assert not list(folder.glob("kind*"))
+
+    def test_no_file(self, source):
+        def make():
+            raise StorytellerError("says what is wrong")
+        source.unlink()
+        with pytest.raises(StorytellerError, match="says what is wrong"):
+            cache.cached_arrays("kind", source, [], make)
+
+    def test_another_process_maps_the_same(self, source):
+        self.load(source)
+        code = ("import sys\nfrom storyteller import cache\ncache._LARGE = 10\n"
+                "print(cache.cached_arrays('kind', sys.argv[1], ['plain'], dict)['a'].sum())")
+        done = subprocess.run([sys.executable, "-c", code, source], capture_output=True, text=True, check=True,
+                              cwd=Path(__file__).parents[1])
+        assert float(done.stdout) == ROWS.sum()
+
+    def test_is_listed(self, source, capsys):
+        self.load(source)
+        assert cli.main(["cache"]) == 0
+        assert f"kind of {source} (4 arrays)" in capsys.readouterr().out
+
+
+class TestModels:
+    """Models whose weights are mapped compute what those do whose weights were read."""
+
+    @pytest.mark.parametrize("load, compute", [
+        (lambda: embedding.load_model(JOINT / "coco_embedding.npz"),
+         lambda model: embedding.encode_sentences(model, ["a cat on a mat"])),
+        (lambda: skipthoughts.load_model(GOLDENS / "skipthoughts", GOLDENS / "skipthoughts"),
+         lambda model: skipthoughts.encode(model, ["He sat by the window ."])),
+        (lambda: decoder.load_model(GOLDENS / "story" / "decoder.npz", GOLDENS / "story" / "decoder_dictionary.pkl"),
+         lambda model: model.f_init(np.ones((1, model.dimctx), np.float32)))])
+    def test_sentences_and_passages(self, load, compute, monkeypatch):
+        read = compute(load())
+        monkeypatch.setattr(cache, "_LARGE", 0)
+        made = compute(load())
+        monkeypatch.setattr(files, "load_arrays", None)
+        mapped = load()
+        np.testing.assert_array_equal(made, read)
+        np.testing.assert_array_equal(compute(mapped), read)
+        np.testing.assert_array_equal(compute(pickle.loads(pickle.dumps(mapped))), read)
+
+    def test_convnet(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(cache, "_LARGE", 0)
+        path, random = tmp_path / "vgg19.pkl", np.random.default_rng(0)
+        path.write_bytes(b"weights")
+        params = [random.random(shape, dtype=np.float32)
+                  for n in (3, 16) for shape in ((16, n, 3, 3), (16,))] + [np.eye(4, dtype=np.float32)]
+        spec = {"source": "keras", "scale": np.full(3, 2, np.float32), "shift": np.full(3, 1, np.float32)}
+        monkeypatch.setattr(files, "load_vgg19", lambda path: (params, spec))
+        expected = vgg.prepared(params, "cpu")
+        for _ in range(2):
+            found, options = vgg.load_params(path)
+            for array, wanted in zip(found, expected):
+                np.testing.assert_array_equal(array, wanted)
+            assert len(found) == 5 and options["scale"].tolist() == [2, 2, 2] and options["shift"].tolist() == [1] * 3
+            # Prepared once only.
+            assert all(a is b for a, b in zip(vgg.prepared(found, "cpu"), found))
+            monkeypatch.setattr(files, "load_vgg19", None)
 
 
 class TestCaptions:
