@@ -51,9 +51,9 @@ class JointEmbedding(Model):
     _compiled = ("_images", "_projected", "_kept", "_keeping")
 
     def __init__(self, options: dict, params: dict[str, np.ndarray], worddict: dict[str, int],
-                 paths: Sequence[str], device: str | None = None):
+                 paths: Sequence[str], device: str | None = None, key: str | None = None):
         from . import backend
-        self.options, self.worddict, self.paths = options, worddict, tuple(paths)
+        self.options, self.worddict, self.paths, self._key = options, worddict, tuple(paths), key
         self._device = backend.device_of(device)
         self._W, self._b, self._Wemb = params["ff_image_W"], params["ff_image_b"], params["Wemb"]
         self.dim_image, self.dim = self._W.shape
@@ -79,7 +79,9 @@ class JointEmbedding(Model):
                                        **{i: word for word, i in self.worddict.items() if i > UNK_ID}}}
 
     def fingerprint(self) -> str:
-        """Names the model's values: what vectors depend on."""
+        """Names the model's files as they were read, or else its values: what vectors depend on."""
+        if self._key is not None:
+            return self._key
         arrays = [self._W, self._b, self._Wemb, *(self._gru.params.values() if self._gru else ())]
         indices = np.fromiter(self.worddict.values(), np.int64, len(self.worddict))
         return cache.fingerprint(*arrays, self.worddict, indices)
@@ -175,13 +177,23 @@ def load_model(path_to_model: str | os.PathLike | None = None, device: str | Non
         from . import config
         path_to_model = config.load().path("vsemodel")
     path = os.fsdecode(path_to_model)
+    paths = path, f"{path}.pkl", f"{path}.dictionary.pkl"
+    key = _key_of(paths)
     options = files.load_options(f"{path}.pkl")
     worddict = files.load_dictionary(f"{path}.dictionary.pkl")
     shapes = parameter_shapes(options, f"{path}.pkl")
     check_dictionary(worddict, shapes["Wemb"][0], f"{path}.dictionary.pkl")
     params = load_params("embedding", path, shapes, *(["encoder"] if "encoder_W" in shapes else []))
-    return JointEmbedding(options, params, worddict,
-                          (path, f"{path}.pkl", f"{path}.dictionary.pkl"), device)
+    if _key_of(paths) != key:
+        raise StorytellerError(f"{path}: was replaced or changed while it was read: start again")
+    return JointEmbedding(options, params, worddict, paths, device, key)
+
+
+def _key_of(paths: Sequence[str]) -> str | None:
+    try:
+        return cache.fingerprint(*paths)
+    except OSError:     # reading them says what is wrong
+        return None
 
 
 def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]:

@@ -91,6 +91,9 @@ def open_text(source: Source, what: str = TEXT, invalid: str = "refuse", newline
     return _of_file(path, what, invalid, newline, max_line, hint)
 
 
+_STRANGE = re.compile("[\udc80-\udcff]")        # what is not UTF-8
+
+
 def _of_file(path: str, what: str, *options: Any) -> Iterator[str]:
     with open_file(path, what) as file:
         yield from _lines(file, path, what, *options)
@@ -114,9 +117,14 @@ def _lines(stream: BinaryIO, name: str, what: str, invalid: str, newline: str | 
         if packed is not None and size > _FREE + _GROWTH * packed.count:
             raise StorytellerError(f"{name}: unpacks to more than {_GROWTH} times its size, as no text does; expected "
                                    f"{what}, so check whether files were swapped")
-        *found, rest = (rest + block).split("\n")
+        text = rest + block
+        *found, rest = text.split("\n")
         if not block and rest:
             found.append(rest)
+        if block and len(text) <= max_line and "\0" not in text and (text.isascii() or not _STRANGE.search(text)):
+            number += len(found)
+            yield from found
+            continue
         for line in found if len(rest) <= max_line else [*found, rest]:
             number += 1
             if len(line) > max_line:
@@ -125,7 +133,7 @@ def _lines(stream: BinaryIO, name: str, what: str, invalid: str, newline: str | 
             if "\0" in line:
                 raise StorytellerError(f"{name}: line {number} holds zero bytes; expected {what}, so check whether "
                                        "files were swapped; if it is UTF-16 without its mark, save it as UTF-8")
-            if not line.isascii() and (strange := re.search("[\udc80-\udcff]", line)):
+            if not line.isascii() and (strange := _STRANGE.search(line)):
                 if invalid == "refuse":
                     raise StorytellerError(f"{name}: line {number} is not UTF-8 (byte {ord(strange[0]) - 0xdc00:#04x});"
                                            f" expected {what}, so {hint}")
