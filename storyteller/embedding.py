@@ -79,12 +79,10 @@ class JointEmbedding(Model):
                                        **{i: word for word, i in self.worddict.items() if i > UNK_ID}}}
 
     def fingerprint(self) -> str:
-        """Names the model's files as they were read, or else its values: what vectors depend on."""
-        if self._key is not None:
-            return self._key
+        """Names what vectors depend on: the dictionary, and the files that were read, or else the arrays."""
         arrays = [self._W, self._b, self._Wemb, *(self._gru.params.values() if self._gru else ())]
         indices = np.fromiter(self.worddict.values(), np.int64, len(self.worddict))
-        return cache.fingerprint(*arrays, self.worddict, indices)
+        return cache.fingerprint(*(arrays if self._key is None else [[self._key]]), self.worddict, indices)
 
     def nearest(self, vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         """:func:`nearest` on this model's device, where the vectors last asked about stay."""
@@ -190,9 +188,10 @@ def load_model(path_to_model: str | os.PathLike | None = None, device: str | Non
 
 
 def _key_of(paths: Sequence[str]) -> str | None:
+    """Of the contents of a model's files; None where one cannot be read, which reading it explains."""
     try:
-        return cache.fingerprint(*paths)
-    except OSError:     # reading them says what is wrong
+        return cache.fingerprint(*paths) if all(map(os.path.isfile, paths)) else None
+    except OSError:
         return None
 
 

@@ -416,6 +416,36 @@ class TestCaptions:
         arrays = dict(np.load(other / "coco_embedding.npz"))
         files.save_arrays(other / "coco_embedding.npz", **{**arrays, "encoder_b": arrays["encoder_b"] + 1})
         assert embed(other) == embed(models) == embed(other) == 2
+        options = files.load_options(other / "coco_embedding.npz.pkl")
+        files.save_pickle(other / "coco_embedding.npz.pkl", {**options, "normalize": True})
+        assert embed(other) == 3
+
+    def test_a_dictionary_that_is_changed_in_hand(self, models):
+        vse = embedding.load_model(models / "coco_embedding.npz")
+        before, copied = vse.fingerprint(), pickle.loads(pickle.dumps(vse))
+        assert copied.fingerprint() == before
+        copied.worddict["something new"] = 2
+        assert copied.fingerprint() != before
+
+    @pytest.mark.parametrize("ending", ["", ".pkl", ".dictionary.pkl"])
+    def test_a_model_replaced_while_it_is_read(self, models, monkeypatch, ending):
+        real = embedding.load_params
+
+        def meanwhile(*args):
+            found = real(*args)
+            with open(models / f"coco_embedding.npz{ending}", "ab") as file:
+                file.write(b"?")
+            return found
+        monkeypatch.setattr(embedding, "load_params", meanwhile)
+        with pytest.raises(StorytellerError, match="coco_embedding.npz: was replaced"):
+            embedding.load_model(models / "coco_embedding.npz")
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no FIFOs here")
+    def test_a_pipe_in_place_of_a_model(self, models):
+        (models / "coco_embedding.npz").unlink()
+        os.mkfifo(models / "coco_embedding.npz")
+        with pytest.raises(StorytellerError, match="coco_embedding.npz: this is"):
+            embedding.load_model(models / "coco_embedding.npz")
 
 
 def test_a_table_replaced_while_it_is_read(tmp_path, monkeypatch, folder):
