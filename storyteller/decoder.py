@@ -79,15 +79,16 @@ class Decoder(Model):
         p = be.parameters({**self._params, **{f"decoder_{name}": value for name, value in self._gru.items()}},
                           self._device != "cpu")
 
-        def following(y, h, h0=None, k=None, ended=None):
-            projected = dense(be.rows_or_zeros(p["Wemb"], y), p["decoder_W"], p["decoder_b"])
-            state = gru_step(projected, h, p["decoder_U"], self.dim)
+        def following(y, h, h0=None, k=None, ended=None, out=None):
+            # In a beam many hypotheses go on from one, and many end in the same word.
+            projected = be.dot_distinct(be.rows_or_zeros(p["Wemb"], y), p["decoder_W"]) + p["decoder_b"]
+            state = gru_step(projected, h, p["decoder_U"], self.dim, be.dot_distinct)
             if self.put_back:
                 # What is added to h: share (h0 + sentences[k] - h) where a sentence has just ended, else nothing.
                 back = h0 + be.rows_or_zeros(p["sentences"], k) - state
                 state = state + (np.float32(self.put_back) * ended)[:, None] * back
             top = dense(state, p["ff_hid_W"], p["ff_hid_b"], be.tanh) if "ff_hid_W" in p else state
-            return [dense(top, p["ff_logit_W"], p["ff_logit_b"]), state]
+            return [dense(top, p["ff_logit_W"], p["ff_logit_b"], out=out), state]
 
         self._init = be.computation(lambda ctx: [dense(ctx, p["ff_state_W"], p["ff_state_b"], be.tanh)], [2],
                                     self._device)
@@ -109,6 +110,10 @@ class Decoder(Model):
     def step(self, y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """One step for the search: last words (n,) int64 (-1: none yet) and states as of :meth:`f_init`
         -> logits (n, n_words) and the states after the step."""
+        return self._step(y, state)
+
+    def _step(self, y: np.ndarray, state: np.ndarray, **out: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """:meth:`step`; on the CPU the logits stand in the array `out` where it is given."""
         y, state = np.asarray(y), np.asarray(state)
         width = 2 * self.dim + 1 if self.put_back else self.dim
         if not (y.dtype.kind in "iu" and state.dtype.kind == "f" and y.ndim == 1 and state.shape == (len(y), width)):
@@ -119,12 +124,12 @@ class Decoder(Model):
                                    f"{len(self.vocabulary)}, or -1 before the first word")
         y, state = y.astype(np.int64, copy=False), state.astype(np.float32, copy=False)
         if not self.put_back:
-            logits, state = self._next(y, state)
+            logits, state = self._next(y, state, **out)
             return logits, state
         dim = self.dim
         k, ended, count = self._sentences_ended(y, state[:, -1])
         h0 = np.ascontiguousarray(state[:, dim:2 * dim])
-        logits, h = self._next(y, np.ascontiguousarray(state[:, :dim]), h0, k, ended)
+        logits, h = self._next(y, np.ascontiguousarray(state[:, :dim]), h0, k, ended, **out)
         return logits, np.concatenate([h, h0, count[:, None].astype(np.float32)], axis=1)
 
     def _sentences_ended(self, y: np.ndarray, before: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -152,7 +157,7 @@ class Decoder(Model):
         """
         from . import backend as be
         if not be.on_jax(self._device):
-            return search.expander(self.step, state, use_unk)
+            return search.expander(self.stepper(), state, use_unk)
         size, dim = be.bucket(width), self.dim
         if (size, use_unk) not in self._beams:      # two threads may both compile it: either's will do
             self._beams[size, use_unk] = self._beam(size, use_unk)
@@ -176,6 +181,22 @@ class Decoder(Model):
             rows, columns = np.divmod(where[found], len(self.vocabulary))
             return best[found], rows, columns
         return expand
+
+    def stepper(self) -> search.StepFunction:
+        """:meth:`step` for one search: on the CPU every step's logits stand where those before them stood.
+
+        New memory for each, which the system must clear first, would cost a tenth of a step.
+        """
+        if self._device != "cpu":
+            return self.step
+        kept = np.empty((0, len(self.vocabulary)), np.float32)
+
+        def step(y: np.ndarray, state: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            nonlocal kept
+            if len(kept) < len(y):
+                kept = np.empty((len(y), len(self.vocabulary)), np.float32)
+            return self._step(y, state, out=kept[:len(y)])
+        return step
 
     def _beam(self, size: int, use_unk: bool) -> Any:
         """The cheapest continuations of `size` hypotheses, chosen on the device."""

@@ -81,14 +81,15 @@ def load_params(kind: str, path: str | os.PathLike, shapes: Mapping[str, tuple],
     return cache.cached_arrays(kind, path, ["joined", *grus, str(dict(shapes))], make)
 
 
-def dense(x, W, b, activation: Callable | None = None):
-    """act(x . W + b), of arrays or of variables."""
+def dense(x, W, b, activation: Callable | None = None, out: np.ndarray | None = None):
+    """act(x . W + b), of arrays or of variables; of arrays, x . W + b stands in `out` where it is given."""
     from . import backend
-    y = backend.dot(x, W) + b
+    y = backend.dot(x, W, out)
+    y += b      # an array's own memory; of a variable, another variable
     return activation(y) if activation else y
 
 
-def gru_step(projected, h, U, dim: int):
+def gru_step(projected, h, U, dim: int, dot: Callable | None = None):
     """One step of a gated recurrent unit (Cho et al. 2014, arXiv:1406.1078, section 2.3).
 
     The reset gate multiplies *after* the product with the recurrent matrix:
@@ -103,6 +104,8 @@ def gru_step(projected, h, U, dim: int):
     U : array or variable (dim, 3 dim)
         [U, Ux], see :func:`join_gru`.
     dim : int
+    dot : callable, optional
+        The product of h and U; default: :func:`storyteller.backend.dot`.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def gru_step(projected, h, U, dim: int):
         The state after the step.
     """
     from . import backend
-    recurrent = backend.dot(h, U)
+    recurrent = (dot or backend.dot)(h, U)
     gates = backend.sigmoid(projected[:, :2 * dim] + recurrent[:, :2 * dim])
     reset, update = gates[:, :dim], gates[:, dim:]
     candidate = backend.tanh(reset * recurrent[:, 2 * dim:] + projected[:, 2 * dim:])

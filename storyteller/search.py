@@ -306,7 +306,9 @@ def check_sampling(temperature: Any = 1.0, top_k: Any = None, top_p: Any = None,
             None if top_p is None else check_number("top_p", top_p, 0, 1), seed)
 
 
-_LIKELY = 1e-3  # of the likeliest word's probability: a nucleus is nearly always among the words above it
+# Of the likeliest word's probability: a nucleus is nearly always among the words above the first, and those below the
+# last seldom matter.
+_LIKELY = (1e-3, 3e-4, 1e-4, 3e-5, 1e-5, 0.0)
 
 
 def draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float | None, u: np.ndarray) -> np.ndarray:
@@ -319,9 +321,12 @@ def draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float 
     values = p[among]
     wanted = values.sum() * (1.0 if top_p is None else top_p)
     # Sorting all words would take most of the time.
-    for least in (_LIKELY, 0.0):
+    for least in _LIKELY:
         likely = values >= least
-        chosen, sizes = among[likely], values[likely]
+        sizes = values[likely]
+        if least and sizes.sum() < wanted:
+            continue
+        chosen = among[likely]
         order = np.argsort(-sizes, kind="stable")
         mass = np.cumsum(sizes[order])
         if mass[-1] >= wanted:

@@ -133,6 +133,13 @@ def test_the_device_of_the_environment(monkeypatch):
     assert backend.choose_device(False) == backend.device_of() == "cpu"
 
 
+@pytest.mark.parametrize("rows", [[0], [2, 2, 2], [1, 0, 1, 2, 0], [3, 1, 0, 2]])
+def test_rows_that_are_alike_are_multiplied_once(rows):
+    random = np.random.default_rng(0)
+    x, y = random.standard_normal((4, 30), np.float32)[rows], random.standard_normal((30, 5), np.float32)
+    assert backend.dot_distinct(x, y) == pytest.approx(x @ y, abs=1e-5)
+
+
 def test_unknown_device():
     with pytest.raises(StorytellerError, match="tpu"):
         backend.function([], [], device="tpu")

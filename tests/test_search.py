@@ -55,6 +55,34 @@ def test_unknown_words_within_the_first_block():
     assert search.beam_search(fixed(logits), STATE, 2, maxlen=1, use_unk=True)[0].words == [1]
 
 
+def test_a_nucleus_of_a_flat_distribution():
+    """The words are those of sorting all, wherever the nucleus ends."""
+    random = np.random.default_rng(0)
+    log_p, u = np.log(random.dirichlet(np.full(3000, 0.3))), random.random(50)
+    for top_p in (0.0, 0.5, 0.99, 0.9999, 1 - 1e-7, 1.0):
+        p = np.exp(log_p - log_p.max())
+        order = np.argsort(-p, kind="stable")
+        mass = np.cumsum(p[order])
+        mass = mass[:np.searchsorted(mass, p.sum() * top_p) + 1]
+        expected = order[np.minimum(np.searchsorted(mass, u * mass[-1], side="right"), len(mass) - 1)]
+        assert (search.draw(log_p, 1.0, None, top_p, u) == expected).all()
+
+
+def test_each_search_keeps_its_logits_to_itself(dec):
+    """What it finds is what a search by plain steps finds, and no other search writes there."""
+    state = dec.f_init(np.random.default_rng(0).standard_normal((1, dec.dimctx), np.float32) / 50)
+    expected = search.beam_search(dec.step, state, 7, maxlen=6)
+    found = search.beam_search(dec.step, state, 7, maxlen=6, expand=dec.expander(state, 7, False))
+    assert [h.words for h in found] == [h.words for h in expected]
+    assert [h.cost for h in found] == pytest.approx([h.cost for h in expected], rel=1e-5)
+    first, second = dec.stepper(), dec.stepper()
+    words, states = np.array([2, 3]), np.repeat(state, 2, axis=0)
+    logits, _ = first(words, states)
+    assert np.array_equal(logits, dec.step(words, states)[0])
+    assert np.shares_memory(first(words, states)[0], logits)
+    assert not np.shares_memory(second(words, states)[0], logits)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf])
 def test_logits_that_are_no_numbers(value):
     for run in (search.beam_search, search.samples):

@@ -37,6 +37,7 @@ from ..errors import StorytellerError, shown
 from . import jax_device
 from .either import (
     dot,
+    dot_distinct,
     fixed_conv2d,
     fixed_filters,
     max_pool2d,
@@ -122,6 +123,7 @@ __all__ = [
     "counter",
     "DIALECT",
     "dot",
+    "dot_distinct",
     "embedded_dense",
     "embedding",
     "eq",

@@ -19,12 +19,24 @@ def _is_array(x: Either) -> bool:
     return isinstance(x, np.ndarray)
 
 
-def dot(x: Either, y: Either) -> Either:
-    """The product of matrices (n, d) and (d, m)."""
+def dot(x: Either, y: Either, out: np.ndarray | None = None) -> Either:
+    """The product of matrices (n, d) and (d, m); of arrays, in `out` (n, m) where it is given."""
     if _is_array(x):
-        return np.dot(x, y)
+        return np.dot(x, y, out=out)
     from .engine import T
     return T.dot(x, y)
+
+
+def dot_distinct(x: Either, y: Either) -> Either:
+    """:func:`dot` for rows of x that are often alike: of arrays each different row is multiplied once."""
+    if not _is_array(x):
+        return dot(x, y)
+    distinct: dict[bytes, int] = {}
+    which = [distinct.setdefault(row.tobytes(), len(distinct)) for row in x]
+    if len(distinct) == len(x):
+        return np.dot(x, y)
+    first = np.unique(which, return_index=True)[1]
+    return np.dot(x[first], y)[which]
 
 
 def tanh(x: Either) -> Either:
