@@ -68,6 +68,33 @@ def test_golden_dictionaries(name):
     assert list(words.items()) == list(expected.items())
 
 
+def test_dictionaries_in_our_own_form(tmp_path, monkeypatch):
+    """What is read at once is what is read step by step, and so is what is damaged."""
+    from storyteller.files import pickles
+    words = {"<eos>": 0, "a": 1, "\u00e9t\u00e9": 255, "x" * 300: 256, "b": 65535, "c": 65536, "": 2,
+             **{f"w{i}": i for i in range(2500)}}
+    path = tmp_path / "words.pkl"
+    files.save_pickle(path, words, {"counts": 1})
+    data = path.read_bytes()
+    assert list(pickles._plain_words(data).items()) == list(words.items())
+    assert files.load_dictionary(path) == words and files.load_counts(path) == {"counts": 1}
+    assert pickles._plain_words(pickle.dumps(words, 4)) is None
+
+    def outcome(content):
+        path.write_bytes(content)
+        try:
+            return files.load_dictionary(path)
+        except StorytellerError as error:
+            return str(error)
+    small = files.save_pickle(path, dict(list(words.items())[:5] + [("n", -1)])) or path.read_bytes()
+    changed = [small[:i] for i in range(len(small))]
+    changed += [small[:i] + bytes([byte]) + small[i + 1:] for i in [*range(60), *range(len(small) - 30, len(small))]
+                for byte in (0, 1, 0x71, 0xff, small[i] ^ 1)]
+    at_once = list(map(outcome, changed))
+    monkeypatch.setattr(pickles, "_plain_words", lambda data: None)
+    assert at_once == list(map(outcome, changed))
+
+
 def test_words_are_text():
     words = files.load_dictionary(GOLDENS / "embedding/coco_embedding.npz.dictionary.pkl")
     captions = (GOLDENS / "embedding/captions.txt").read_text("utf-8").split("\n")

@@ -103,7 +103,39 @@ def load_dictionary(path: str | os.PathLike) -> dict[str, int]:
     StorytellerError : as `load_pickle`, and when the pickle is not a dict from str to
         non-negative int.
     """
-    return _numbered_words(path, load_pickle(path, what=_DICTIONARY), _DICTIONARY)
+    with open_file(path, _DICTIONARY) as file:
+        words = _plain_words(file.read(_LARGEST))
+    if words is None:
+        words = load_pickle(path, what=_DICTIONARY)
+    return _numbered_words(path, words, _DICTIONARY)
+
+
+_LARGEST = 1 << 26                              # bytes of a dictionary that is read at once
+_PUT = {ord("q"): 2, ord("r"): 5}               # opcode -> its size
+_NUMBER = {ord("K"): 2, ord("M"): 3, ord("J"): 5}
+_TEXT = ord("X")
+
+
+def _plain_words(data: bytes) -> dict[str, int] | None:
+    """A dictionary in the form in which :func:`save_pickle` writes it, read several times faster than step by step;
+    None where anything in it is otherwise."""
+    words, at, from_bytes = {}, 6, int.from_bytes
+    try:
+        while data.startswith(b"\x80\x02}q\x00("):     # protocol 2, a dict, put into the memo, a mark
+            while data[at] == _TEXT:                    # text, put into the memo, and a number of 1, 2 or 4 bytes
+                start = at + 5
+                end = start + from_bytes(data[at + 1:start], "little")
+                number = end + _PUT[data[end]]
+                at = number + _NUMBER[data[number]]
+                words[data[start:end].decode()] = from_bytes(data[number + 1:at], "little", signed=at == number + 5)
+            if data[at:at + 2] == b"u.":
+                return words
+            if data[at:at + 2] != b"u(":
+                break
+            at += 2
+    except (LookupError, UnicodeDecodeError):
+        pass
+    return None
 
 
 def load_counts(path: str | os.PathLike) -> dict[str, int]:
