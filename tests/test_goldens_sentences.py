@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -157,6 +158,24 @@ def test_nearest_is_a_full_sort():
         expected = np.argsort(vectors @ query, kind="stable")[::-1][:k]
         np.testing.assert_array_equal(ours, expected)
         np.testing.assert_array_equal(scores, (vectors @ query)[expected])
+
+
+def test_nearest_reads_other_floats_in_parts(monkeypatch):
+    """The vectors are not copied to float32 as a whole."""
+    monkeypatch.setattr(embedding, "_CHUNK", 300)
+    vectors = np.random.default_rng(0).standard_normal((5000, 64)).astype(np.float16)
+    query = vectors[4].astype(np.float32)
+    tracemalloc.start()
+    try:
+        best, scores = embedding.nearest(vectors, query, 20)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    expected, expected_scores = embedding.nearest(vectors.astype(np.float32), query, 20)
+    np.testing.assert_array_equal(best, expected)
+    np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
+    assert peak < vectors.nbytes / 2        # float32: twice as much
+    assert [len(part) for part in embedding.nearest(vectors[:0], query, 3)] == [0, 0]
 
 
 class TestCaptionCache:
