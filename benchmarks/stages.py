@@ -2,21 +2,26 @@
 
 ::
 
-    python -m benchmarks.stages DIR [--image images/ex1.jpg] [--runs 5] [--k 100] [--bw 50]
+    python -m benchmarks.stages DIR [--image images/ex1.jpg] [--runs 5] [--k 100] [--bw 50] [--busy]
 
 DIR is made by ``benchmarks.make_models``.  Measured are storyteller, the straightforward algorithm
 in plain NumPy (:mod:`benchmarks.straightforward`) and, where torch can be imported, the same
 networks in PyTorch (:mod:`benchmarks.torch_peer`): one warm-up each, then in turns A B C A B C ...;
-medians are printed.  The first start with a DIR fills its cache, which takes minutes.
+medians are printed.  With ``--busy`` all but the straightforward one run again, and storyteller with
+one thread as well, while another process keeps one core busy.  The first start with a DIR fills its
+cache, which takes minutes.
 """
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import platform
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import median
@@ -28,7 +33,18 @@ from . import memory
 from .parts import Told, read_parts
 
 STAGES = ("features", "captions", "thoughts", "passage", "whole")
-OURS, PLAIN, TORCH = "storyteller", "straightforward", "torch"
+OURS, PLAIN, TORCH, ONE_THREAD = "storyteller", "straightforward", "torch", "one thread"
+
+# Ends with the process that started it, however that ends.
+BUSY = """
+import os, sys
+core, parent = map(int, sys.argv[1:])
+if hasattr(os, "sched_setaffinity"):
+    os.sched_setaffinity(0, {core})
+print(flush=True)
+while os.getppid() == parent:
+    sum(range(100_000))
+"""
 
 Teller = Callable[[], Told]
 
@@ -70,6 +86,32 @@ def time_in_turns(tellers: Mapping[str, Teller], runs: Mapping[str, int],
     return times, told
 
 
+@contextlib.contextmanager
+def busy_core() -> Iterator[subprocess.Popen]:
+    """Another process keeps a core busy, the last of those that this one may use; gives the process.
+
+    Only Linux can bind it to one; elsewhere it runs where the system places it.
+    """
+    core = max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1) - 1
+    with subprocess.Popen([sys.executable, "-c", BUSY, str(core), str(os.getpid())], stdout=subprocess.PIPE) as process:
+        try:
+            if process.stdout is None or not process.stdout.readline():
+                raise SystemExit("the process that keeps a core busy did not start")
+            yield process
+        finally:
+            process.kill()
+
+
+def with_one_thread(tell: Teller) -> Teller:
+    """The same with one thread of linear algebra."""
+    from threadpoolctl import threadpool_limits
+
+    def alone() -> Told:
+        with threadpool_limits(1, "blas"):
+            return tell()
+    return alone
+
+
 def caption_rates(embedders: Mapping[str, Callable[[list[str]], np.ndarray]], captions: list[str],
                   runs: int = 3) -> dict[str, float]:
     """Captions embedded per second, the best of a few runs in turns."""
@@ -107,6 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--bw", type=int, default=50, help="beam width")
     parser.add_argument("--sample", type=int, default=4096,
                         help="captions embedded to measure the rate")
+    parser.add_argument("--busy", action="store_true", help="time the stages with a busy core, too")
     parser.add_argument("--no-torch", action="store_true")
     parser.add_argument("--no-straightforward", action="store_true")
     parser.add_argument("--no-memory", action="store_true")
@@ -162,6 +205,17 @@ def main(arguments: list[str] | None = None) -> None:
     times, told = time_in_turns(tellers, runs, say)
     say(table(times))
     results["seconds"] = times
+    if options.busy:
+        with busy_core():
+            say("another process keeps a core busy:")
+            beside = {OURS: ours, ONE_THREAD: with_one_thread(ours),
+                      **{name: tell for name, tell in tellers.items() if name == TORCH}}
+            busy, _ = time_in_turns(beside, dict.fromkeys(beside, options.runs), say)
+        say(table(busy))
+        say("a busy core / idle: " + ", ".join(
+            f"{stage} " + " ".join(f"{name} {median(busy[name][stage]) / median(times[name][stage]):.2f}"
+                                   for name in busy if name in times) for stage in STAGES))
+        results["seconds_busy"] = busy
     if options.sample:
         sample = parts.captions[:options.sample]
         results["captions_per_s"] = caption_rates(embedders, sample)

@@ -4,6 +4,7 @@ from __future__ import annotations
 import copy
 import io
 import multiprocessing
+import os
 import pickle
 import threading
 import traceback
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import stages
 from storyteller import backend, compact, decoder, embedding, generate, images, skipthoughts
 
 ROOT = Path(__file__).parents[1]
@@ -51,6 +53,14 @@ def test_a_compiled_function_called_at_once():
     jobs = [np.full((1 + i % 9, 60), i, np.float32) for i in range(200)]
     for found, expected in zip(at_once(f, jobs), [f(job) for job in jobs]):
         same(found, expected)
+
+
+def test_a_core_is_kept_busy_within_the_block():
+    with stages.busy_core() as process:
+        assert process.poll() is None
+        if hasattr(os, "sched_getaffinity"):
+            assert len(os.sched_getaffinity(process.pid)) == 1
+    assert process.poll() is not None
 
 
 def test_a_training_function_counts_every_call():
