@@ -289,6 +289,11 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
             raise StorytellerError(f"{os.fspath(path)}: option 'ends' is {ends!r}: expected the indices of the words "
                                    "that end a sentence, as put_back asks for")
         shapes["sentences"] = (files.int_option(options, "n_sentences", path), dim)
+    rhymes = options.get("rhymes")
+    if rhymes is not None and not (isinstance(rhymes, (list, tuple)) and len(rhymes) == n_words
+                                   and all(isinstance(rhyme, int) and 0 <= rhyme <= n_words for rhyme in rhymes)):
+        raise StorytellerError(f"{os.fspath(path)}: option 'rhymes' is {shown(rhymes)}: expected {n_words} integers, "
+                               "the same for words that rhyme, 0 for those that rhyme with none")
     shapes.update(dense_shapes("ff_logit", n_top, n_words))
     return shapes
 

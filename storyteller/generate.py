@@ -380,7 +380,7 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
 
     start = watch()
     passages = write_passages(z, thought, features, bw, n_best, style=b, captions=captions,
-                              whole_sentences=whole_sentences, **options)
+                              whole_sentences=whole_sentences, lyric=lyric, **options)
     timings["passage"] = watch() - start
 
     told = Story(image=picture.name, captions=captions, passage=passages[0].text, cost=passages[0].cost,
@@ -465,7 +465,7 @@ def shifted_thought(z: Mapping[str, Any], captions: Sequence[Caption | str], sty
 def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarray | None = None, bw: int = 50,
                    n_best: int = 1, *, style: Style = None, sample: bool = False, candidates: int = 0,
                    guidance: float = 1.0, captions: Sequence[Caption] = (), whole_sentences: bool = False,
-                   **options: Any) -> list[Passage]:
+                   lyric: bool = False, **options: Any) -> list[Passage]:
     """The fourth stage: passages about a thought, the one to be told first.
 
     Parameters
@@ -476,7 +476,7 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
         From :func:`shifted_thought`.
     features : array (n_features,) float32, optional
         From :func:`image_features`: candidates are compared with them.
-    bw, n_best, style, sample, candidates, guidance, whole_sentences
+    bw, n_best, style, sample, candidates, guidance, whole_sentences, lyric
         See :func:`story`.
     captions : sequence of Caption, optional
         From :func:`nearest_captions`: candidates that name what they name are preferred.
@@ -499,7 +499,7 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
     chosen = {name: value for name, value in options.items() if value is not None}
     named = telling.named_by([caption.text for caption in captions])
     return [telling.tell(z["dec"], thought, _book_style(z, style)[0], candidates, guidance, seed=first + i,
-                         similarity=similarity, named=named, **chosen) for i in range(n_best)]
+                         similarity=similarity, named=named, lyric=lyric, **chosen) for i in range(n_best)]
 
 
 def retrieve_captions(model: embedding.JointEmbedding, net: Any, captions: Sequence[str], cvec: np.ndarray,

@@ -5,6 +5,8 @@ likelier the picture makes it than the style alone does (the mutual information 
 section 3), how near the joint embedding finds it to the picture, whether it names what the captions name, and whether
 it has faults that a reader sees at once.  The words are drawn with guidance (Ho & Salimans 2022, arXiv:2207.12598):
 from p_b (p_x / p_b)^w, where p_x is given the shifted thought and p_b the style's vector alone.
+
+Verse is written in the same way, line by line: see :mod:`storyteller.verse`.
 """
 from __future__ import annotations
 
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from . import search
+from . import search, verse
 from .decoder import Decoder, Passage
 from .errors import check_count, check_floats, check_number
 from .text import END_ID, UNK_ID, detokenize, sentence_ends, tokenize_words
@@ -26,12 +28,13 @@ if TYPE_CHECKING:
     from .embedding import JointEmbedding
 
 LENGTHS = (38, 72)      # words: a story may end from the first on, and ends with its sentence from the second on
-SENTENCE = 64           # words of a sentence, at most; a verse may be one
+SENTENCE = 64           # words of a sentence, at most
 ENDS = 0.5              # a story ends where so many of the candidates would end it
 # Of a candidate's score: mean log p_x and log p_x / p_b of a word, in nats; the cosine with the picture; and the
 # share of the captions that have a content word of the sentence, of the word that most have.
 LIKELY, TOLD_OF, SEEN, NAMED = 1.0, 1.0, 8.0, 2.0
 FAULT = 2.5             # nats that a fault costs
+
 
 HE = frozenset("he him his himself".split())
 SHE = frozenset("she her hers herself".split())
@@ -128,7 +131,7 @@ def image_similarity(vse: JointEmbedding, query: np.ndarray, texts: Sequence[str
 def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int = 12, guidance: float = 1.0,
          temperature: float = 0.6, top_k: int | None = None, top_p: float | None = 0.95, seed: int = 0,
          maxlen: int = 1000, use_unk: bool = False, similarity: Callable[[list[str]], np.ndarray] | None = None,
-         named: Mapping[str, float] | None = None) -> Passage:
+         named: Mapping[str, float] | None = None, lyric: bool = False) -> Passage:
     """Tell a story, sentence by sentence.
 
     Parameters
@@ -152,6 +155,8 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
         Sentences as texts of the decoder -> array (n,), cosines with the picture.
     named : mapping of str to float, optional
         Of :func:`named_by`.
+    lyric : bool
+        Write rhyming pairs of lines, with a decoder that knows what rhymes (:class:`storyteller.verse.Lines`).
 
     Returns
     -------
@@ -168,31 +173,52 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     temperature, top_k, top_p, rng = search.check_sampling(temperature, top_k, top_p, seed)
     contexts = np.stack([check_floats(name, vector).reshape(-1)
                          for name, vector in (("the thought", thought), ("the style", style))])
+    lines = verse.Lines(dec) if lyric and "rhymes" in dec.options else None
     ends = np.array(dec.options.get("ends") or sentence_ends(dec.vocabulary), dtype=np.int64)
     opening, closing = (dec.vocabulary.index(mark) if mark in dec.vocabulary else None for mark in ("``", "''"))
-    is_whole = partial(_is_whole, ends=ends, opening=opening, closing=closing)
-    states, last, cost = dec.f_init(contexts), search.FIRST, 0.0
-    n_words, finished = 0, True
-    told: list[str] = []
+    is_whole = lines.is_whole if lines else partial(_is_whole, ends=ends, opening=opening, closing=closing)
+    states, last = dec.f_init(contexts), search.FIRST
+    finished, enough = True, False
+    told: list[Sentence] = []
+    texts: list[str] = []
     near: list[float] = []
-    while finished and n_words < LENGTHS[1]:
+    while finished and not enough:
+        n_words = sum(len(sentence.words) for sentence in told)
+        used = [sentence.words[-2] for sentence in told] if lines else []
+        rhyming, last_line = None, False
+        if lines and len(told) % 2:
+            rhyming = lines.rhyming(told[-1].words[-2], used)
+            last_line = n_words >= min(LENGTHS[1], maxlen) - 1.5 * verse.LINE     # another two would be too many
+        may_end = n_words >= LENGTHS[0] and rhyming is None and (not lines or last in lines.ends)
         drawn = _draw(dec, states, last, is_whole, candidates, guidance, (temperature, top_k, top_p), rng,
-                      use_unk, n_words >= LENGTHS[0])
+                      use_unk, may_end, lines, rhyming, last_line)
         going = [sentence for sentence in drawn if sentence.words]
         if len(going) <= (1 - ENDS) * len(drawn):
             break
-        texts = [dec.text(sentence.words) for sentence in going]
-        seen = [0.0] * len(going) if similarity is None else similarity(texts).tolist()
-        best = max(range(len(going)), key=lambda i: _score(going[i], texts[i], told, seen[i], named or {}))
+        as_text = [dec.text(sentence.words) for sentence in going]
+        seen = [0.0] * len(going) if similarity is None else similarity(as_text).tolist()
+        scores = [_score(sentence, text, texts, cosine, named or {}) for sentence, text, cosine
+                  in zip(going, as_text, seen)]
+        if lines:
+            scores = [score - FAULT * lines.faults(sentence.words, words_of(text), used) for score, sentence, text
+                      in zip(scores, going, as_text)]
+        best = int(np.argmax(scores))
         chosen = going[best]
         if told and n_words + len(chosen.words) > maxlen:
             finished = False
             break
-        told.append(texts[best])
+        told.append(chosen)
+        texts.append(as_text[best])
         near.append(seen[best])
-        n_words, cost = n_words + len(chosen.words), cost + chosen.cost
         states, last, finished = chosen.states, chosen.words[-1], chosen.finished
-    return Passage(" ".join(told), cost, finished, float(np.mean(near)) if near and similarity else None)
+        enough = last_line if lines else n_words + len(chosen.words) >= LENGTHS[1]
+    if lines and len(told) > 1 and len(told) % 2:       # cut off: no line is left without its rhyme
+        told.pop(), near.pop()
+    words = [word for sentence in told for word in sentence.words]
+    if lines and words and words[-1] not in lines.ends:
+        words[-1] = lines.full_stop
+    return Passage(dec.text(words), sum(sentence.cost for sentence in told), finished,
+                   float(np.mean(near)) if near and similarity else None)
 
 
 def _is_whole(words: Sequence[int], ends: np.ndarray, opening: int | None, closing: int | None) -> bool:
@@ -213,14 +239,19 @@ def _score(sentence: Sentence, text: str, before: Sequence[str], seen: float, na
 
 def _draw(dec: Decoder, states: np.ndarray, last: int, is_whole: Callable[[Sequence[int]], bool], n: int,
           guidance: float, how: tuple[float, int | None, float | None], rng: np.random.Generator, use_unk: bool,
-          may_end: bool) -> list[Sentence]:
-    """Candidates of the next sentence; one without words would end the story."""
+          may_end: bool, lines: verse.Lines | None = None, rhyming: np.ndarray | None = None,
+          last_line: bool = False) -> list[Sentence]:
+    """Candidates of the next sentence or line; one without words would end the story."""
     # Candidates that have told the same so far are one hypothesis: m of them given x, then as many given b.
     both, y = states, np.full(1, last, dtype=np.int64)
     live, which = np.arange(n), np.zeros(n, dtype=np.int64)     # candidates, and the hypothesis of each
     words: list[list[int]] = [[] for _ in range(n)]
-    costs, found = np.zeros((2, n)), {}
-    for position in range(SENTENCE):
+    costs, before, found = np.zeros((2, n)), np.zeros((2, n)), {}
+    of_rhymes = np.zeros((3, 1, 0))     # choice and log-probabilities of the words that rhyme, in place of y
+    endings: list[Sentence] = []
+    limit = verse.LINE if lines else SENTENCE
+    for position in range(limit):
+        begun = both
         logits, both = dec.step(np.concatenate([y, y]), both)
         logits = logits - search.log_normaliser(logits, logits.max(axis=1))[:, None]
         m = len(y)
@@ -230,18 +261,29 @@ def _draw(dec: Decoder, states: np.ndarray, last: int, is_whole: Callable[[Seque
             choice[:, UNK_ID] = -np.inf
         if position or not may_end:
             choice[:, END_ID] = -np.inf
+        if lines:
+            choice[:, lines.unwanted if position else [*lines.unwanted, *lines.marks]] = -np.inf
         # Each candidate has its own numbers, so that it does not depend on where the others end.
         u, drawn = rng.random(n)[live], np.empty(len(live), dtype=np.int64)
         for hypothesis in range(m):
             mine = which == hypothesis
             drawn[mine] = search.draw(choice[hypothesis], *how, u[mine])
+        start, before[:, live] = before.copy(), costs[:, live]
         costs[:, live] -= given_x[which, drawn], given_b[which, drawn]
         for i, row, word in zip(live, which, drawn):
             if word != END_ID:
                 words[i].append(int(word))
             ended = is_whole(words[i])
-            if word == END_ID or ended or position == SENTENCE - 1:
+            if word == END_ID or ended or position == limit - 1:
                 found[i] = Sentence(words[i], both[[row, row + m]], float(costs[0, i]), float(costs[1, i]), ended)
+                if ended and lines and rhyming is not None:
+                    rows, mark = begun[[row, row + m]], lines.full_stop if last_line else int(word)
+                    # That it rhymes by itself is best.
+                    likeliest = (np.flatnonzero(rhyming == words[i][-2]) if words[i][-2] in rhyming
+                                 else np.argsort(-of_rhymes[0, row])[:verse.RHYMING])
+                    for j in likeliest:
+                        cost, plain_cost = map(float, start[:, i] - of_rhymes[1:, row, j])
+                        endings.append(Sentence([*words[i][:-2], int(rhyming[j]), mark], rows, cost, plain_cost, True))
         going = np.array([i not in found for i in live])
         if not going.any():
             break
@@ -249,4 +291,19 @@ def _draw(dec: Decoder, states: np.ndarray, last: int, is_whole: Callable[[Seque
         different, after = np.unique(which[going] * n_words + drawn[going], return_inverse=True)
         parents, y = np.divmod(different, n_words)
         live, which, both = live[going], after.reshape(-1), both[np.concatenate([parents, parents + m])]
-    return [found[i] for i in sorted(found)]
+        if rhyming is not None:
+            of_rhymes = np.stack([some[np.ix_(parents, rhyming)] for some in (choice, given_x, given_b)])
+    return _read(dec, endings) if endings else [found[i] for i in sorted(found)]
+
+
+def _read(dec: Decoder, endings: Sequence[Sentence]) -> list[Sentence]:
+    """Lines whose last word has been exchanged, their states and costs those before it was read."""
+    ends, marks = np.array([sentence.words[-2:] for sentence in endings]).T
+    logits, states = dec.step(np.concatenate([ends, ends]),
+                              np.concatenate([[sentence.states[i] for sentence in endings] for i in (0, 1)]))
+    logits = logits - search.log_normaliser(logits, logits.max(axis=1))[:, None]
+    m = len(endings)
+    rows = np.arange(m)
+    given_x, given_b = logits[rows, marks], logits[m + rows, marks]
+    return [Sentence(sentence.words, states[[i, i + m]], float(sentence.cost - given_x[i]),
+                     float(sentence.plain_cost - given_b[i]), True) for i, sentence in enumerate(endings)]

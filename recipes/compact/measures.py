@@ -118,7 +118,7 @@ def rhymes(lines: Sequence[str], sounds: Mapping[str, Sequence[Sequence[str]]]) 
         as in the CMU Pronouncing Dictionary.
     """
     ends = [(words_in(line) or [""])[-1] for line in lines]
-    tails = [_tails(word, sounds) for word in ends]
+    tails = [set(tails_of(word, sounds)) for word in ends]
 
     def rhyme(i: int, j: int) -> bool:
         return 0 <= j < len(ends) and ends[i] != ends[j] and bool(tails[i] & tails[j])
@@ -126,13 +126,13 @@ def rhymes(lines: Sequence[str], sounds: Mapping[str, Sequence[Sequence[str]]]) 
     return sum(any(rhyme(i, j) for j in (i - 2, i - 1, i + 1, i + 2)) for i in range(len(ends))) / max(1, len(ends))
 
 
-def _tails(word: str, sounds: Mapping[str, Sequence[Sequence[str]]]) -> set[tuple[str, ...]]:
+def tails_of(word: str, sounds: Mapping[str, Sequence[Sequence[str]]]) -> list[tuple[str, ...]]:
     """From the last stressed vowel on, for each way to say the word."""
-    found = set()
+    found = []
     for phonemes in sounds.get(word, ()):
         stressed = [i for i, sound in enumerate(phonemes) if sound[-1] in "12"]
         if stressed:
-            found.add(tuple(phonemes[stressed[-1]:]))
+            found.append(tuple(phonemes[stressed[-1]:]))
     return found
 
 

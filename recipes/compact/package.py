@@ -3,14 +3,16 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
 from storyteller import decoder, embedding, files, skipthoughts
 from storyteller.errors import StorytellerError
+from storyteller.text import words_by_index
 
-from . import library
+from . import library, measures
 
 LIMIT = 76e6  # bytes, of all files
 
@@ -55,7 +57,23 @@ def copy_skipthoughts(folders: Iterable[str], target: str) -> None:
         file.write(texts.pop())
 
 
-def copy_decoder(source: str, whitening: str, dictionary: str, target: str) -> None:
+def rhymes(vocabulary: Sequence[str], sounds: Mapping[str, Sequence[Sequence[str]]]) -> list[int]:
+    """A number for every word: the same for those that rhyme, said as is commonest; 0 where none rhymes with it.
+
+    Parameters
+    ----------
+    vocabulary : sequence of str
+    sounds : mapping
+        A pronouncing dictionary, see :func:`recipes.compact.measures.rhymes`.
+    """
+    tails = [next(iter(measures.tails_of(word, sounds)), None) for word in vocabulary]
+    counts = Counter(tail for tail in tails if tail)
+    numbers = {tail: i for i, tail in enumerate((tail for tail, count in counts.items() if count > 1), 1)}
+    return [numbers.get(tail, 0) for tail in tails]
+
+
+def copy_decoder(source: str, whitening: str, dictionary: str, target: str,
+                 sounds: Mapping[str, Sequence[Sequence[str]]]) -> None:
     """``source`` is an archive of the trainer that reads whitened vectors; written as romance.npz."""
     options = files.load_options(f"{source}.pkl")
     arrays = files.load_arrays(source, list(decoder.parameter_shapes(options, f"{source}.pkl")))
@@ -63,9 +81,10 @@ def copy_decoder(source: str, whitening: str, dictionary: str, target: str) -> N
         arrays = library.folded(arrays, given["m"], given["P"])
     files.save_arrays(os.path.join(target, "romance.npz"),
                         **{name: _half(array, f"{source}: {name}") for name, array in arrays.items()})
-    files.save_pickle(os.path.join(target, "romance.npz.pkl"), options)
     words = {word: i for word, i in files.load_dictionary(dictionary).items() if i < options["n_words"]}
     files.save_pickle(os.path.join(target, "romance_dictionary.pkl"), words)
+    options["rhymes"] = rhymes([word or "" for word in words_by_index(words, options["n_words"])], sounds)
+    files.save_pickle(os.path.join(target, "romance.npz.pkl"), options)
 
 
 def copy_embedding(source: str, target: str) -> None:
