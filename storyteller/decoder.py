@@ -6,6 +6,7 @@ step reads the last word and predicts the next.
 """
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -289,6 +290,11 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
             raise StorytellerError(f"{os.fspath(path)}: option 'ends' is {ends!r}: expected the indices of the words "
                                    "that end a sentence, as put_back asks for")
         shapes["sentences"] = (files.int_option(options, "n_sentences", path), dim)
+    plain = options.get("plain")
+    if plain is not None and not (isinstance(plain, (list, tuple)) and len(plain) == dimctx
+                                  and all(isinstance(number, float) and math.isfinite(number) for number in plain)):
+        raise StorytellerError(f"{os.fspath(path)}: option 'plain' is {shown(plain)}: expected {dimctx} numbers, "
+                               "the mean vector of all styles")
     rhymes = options.get("rhymes")
     if rhymes is not None and not (isinstance(rhymes, (list, tuple)) and len(rhymes) == n_words
                                    and all(isinstance(rhyme, int) and 0 <= rhyme <= n_words for rhyme in rhymes)):

@@ -4,7 +4,8 @@ A decoder's next sentence is drawn some times over and the candidates are compar
 likelier the picture makes it than the style alone does (the mutual information of Li et al. 2016, arXiv:1510.03055,
 section 3), how near the joint embedding finds it to the picture, whether it names what the captions name, and whether
 it has faults that a reader sees at once.  The words are drawn with guidance (Ho & Salimans 2022, arXiv:2207.12598):
-from p_b (p_x / p_b)^w, where p_x is given the shifted thought and p_b the style's vector alone.
+from p_b (p_x / p_b)^w, where p_x is given the shifted thought and p_b the mean vector of all styles, so that both the
+picture and the style are exaggerated; with a decoder that does not know it, the style's alone.
 
 Verse is written in the same way, line by line: see :mod:`storyteller.verse`.
 """
@@ -140,7 +141,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     thought : array (dimctx,) float32
         F(x) = x - c + b.
     style : array (dimctx,) float32
-        b, what the thought is compared with.
+        b, what the thought is compared with where the decoder has no option ``plain``.
     candidates : int
         Sentences that each one is chosen from.
     guidance : float
@@ -171,8 +172,8 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     candidates, maxlen = check_count("candidates", candidates), check_count("maxlen", maxlen)
     guidance = check_number("guidance", guidance)
     temperature, top_k, top_p, rng = search.check_sampling(temperature, top_k, top_p, seed)
-    contexts = np.stack([check_floats(name, vector).reshape(-1)
-                         for name, vector in (("the thought", thought), ("the style", style))])
+    contexts = np.stack([check_floats(name, vector).reshape(-1) for name, vector
+                         in (("the thought", thought), ("the style", dec.options.get("plain", style)))])
     lines = verse.Lines(dec) if lyric and "rhymes" in dec.options else None
     ends = np.array(dec.options.get("ends") or sentence_ends(dec.vocabulary), dtype=np.int64)
     opening, closing = (dec.vocabulary.index(mark) if mark in dec.vocabulary else None for mark in ("``", "''"))

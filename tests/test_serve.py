@@ -6,6 +6,7 @@ import importlib.util
 import io
 import json
 import os
+import pickle
 import re
 import shlex
 import shutil
@@ -13,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -308,8 +310,6 @@ class TestWorkers:
     @pytest.mark.skipif(not hasattr(signal, "SIGSTOP"), reason="no SIGSTOP here")
     def test_a_worker_is_killed_before_it_has_read_its_photo(self, settings):
         """Nor is the end of the server held up, whether the photo fits into the pipe or not."""
-        import threading
-
         from storyteller.web import workers as processes
         worker = processes.Worker(Shared(generate.Models(settings)), 1)
         os.kill(worker.process.pid, signal.SIGSTOP)
@@ -337,6 +337,19 @@ class TestWorkers:
         finally:
             worker.process.kill()
 
+    def test_an_error_that_cannot_be_sent(self):
+        """It is told, and its worker goes on: a pipe takes no locks, nor errors that are made of more than a text."""
+        from storyteller.web import workers as processes
+
+        class Wants(Exception):
+            def __init__(self, one, two):
+                super().__init__(f"{one} and {two}")
+
+        for error, said in ((ValueError("a lock", threading.Lock()), "ValueError"), (Wants(1, 2), "Wants: 1 and 2")):
+            assert said in str(pickle.loads(pickle.dumps(processes._portable(error))))
+        error = StorytellerError("too large")
+        assert processes._portable(error) is error
+
 
 class running:
     """An app on a server in a thread; gives a function that asks it."""
@@ -345,7 +358,6 @@ class running:
         self.app = app
 
     def __enter__(self):
-        import threading
 
         import uvicorn
         self.listening = socket.create_server(("127.0.0.1", 0))

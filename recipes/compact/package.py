@@ -72,7 +72,7 @@ def rhymes(vocabulary: Sequence[str], sounds: Mapping[str, Sequence[Sequence[str
     return [numbers.get(tail, 0) for tail in tails]
 
 
-def copy_decoder(source: str, whitening: str, dictionary: str, target: str,
+def copy_decoder(source: str, whitening: str, dictionary: str, target: str, styles: Sequence[np.ndarray],
                  sounds: Mapping[str, Sequence[Sequence[str]]]) -> None:
     """``source`` is an archive of the trainer that reads whitened vectors; written as romance.npz."""
     options = files.load_options(f"{source}.pkl")
@@ -83,6 +83,7 @@ def copy_decoder(source: str, whitening: str, dictionary: str, target: str,
                         **{name: _half(array, f"{source}: {name}") for name, array in arrays.items()})
     words = {word: i for word, i in files.load_dictionary(dictionary).items() if i < options["n_words"]}
     files.save_pickle(os.path.join(target, "romance_dictionary.pkl"), words)
+    options["plain"] = np.mean(styles, axis=0, dtype=np.float64).reshape(-1).tolist()
     options["rhymes"] = rhymes([word or "" for word in words_by_index(words, options["n_words"])], sounds)
     files.save_pickle(os.path.join(target, "romance.npz.pkl"), options)
 

@@ -5,6 +5,7 @@ import asyncio
 import io
 import logging
 import multiprocessing
+import pickle
 import traceback
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -217,7 +218,16 @@ def _work(pipe: Connection, shared: workers.Shared, threads: int) -> None:
             try:
                 pipe.send((function(shared.z, *arguments), None, ""))
             except Exception as error:
-                pipe.send((None, error, traceback.format_exc()))
+                pipe.send((None, _portable(error), traceback.format_exc()))
+
+
+def _portable(error: Exception) -> Exception:
+    """An error as it can be sent: what holds, or asks for, other things than texts may not come through a pipe."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
 
 
 def _load(z: generate.Models, threads: int) -> None:
