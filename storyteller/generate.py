@@ -302,7 +302,8 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     bw : int
         Beam width, where the likeliest passage is searched for; a wider beam takes longer and finds likelier ones.
     lyric : bool, optional
-        Print the passage in lines, split at commas; by default where the style is ``verse``.
+        Print the passage in lines, split at commas; by default where the style is ``verse``.  With candidates and a
+        decoder that knows what rhymes, as the compact one does, it is also written so: in pairs of lines that rhyme.
     style : str, path or array (dim,), optional
         A named style (``'romance'``), a style vector's file or the vector itself; the settings'
         posbias by default.

@@ -125,9 +125,10 @@ def comparable(told: dict) -> dict:
 
 class TestInterface:
     @pytest.mark.parametrize("options", [
-        {}, {"style": "verse", "lyric": True, "n_best": 3, **SMALL}, {"prose": False, "strength": 0.5, **SMALL},
+        {}, {"style": "verse", "n_best": 3, **SMALL}, {"style": "verse", "lyric": False, **SMALL},
+        {"prose": False, "strength": 0.5, **SMALL},
         {"seed": 7, **AGAIN, **SMALL}, {**SMALL, "candidates": 0}],
-        ids=["plain", "style", "words", "seed", "likeliest"])
+        ids=["plain", "style", "no lines", "words", "seed", "likeliest"])
     def test_the_answer_is_what_a_single_call_tells(self, server, z, options):
         status, told = server.tell(PHOTOS[0].read_bytes(), **options)
         assert status == 200 and comparable(told) == single(z, PHOTOS[0], **options)
@@ -140,7 +141,7 @@ class TestInterface:
             snippet = snippet.replace("http://127.0.0.1:8000/", server.address)
             if snippet.startswith("curl ") and shutil.which("curl"):
                 asked = subprocess.run(shlex.split(snippet), capture_output=True, check=True)
-                told.append((json.loads(asked.stdout), {"style": "verse", "lyric": True}))
+                told.append((json.loads(asked.stdout), {"style": "verse"}))
             elif language == "python" and importlib.util.find_spec("requests"):
                 names: dict = {}
                 exec(compile(snippet, "serve.md", "exec"), names)
@@ -506,10 +507,11 @@ class TestPage:
         assert told(page) == single(z, PHOTOS[1], n_best=SHOWN)["text"]
         with page.expect_response("**/story?*"):
             page.select_option("#style", "verse")
-        assert told(page) == single(z, PHOTOS[1], n_best=SHOWN, style="verse", lyric=False)["text"]
-        with page.expect_response("**/story?*"):
-            page.check("#lyric")
-        assert told(page) == single(z, PHOTOS[1], n_best=SHOWN, style="verse", lyric=True)["text"]
+        assert told(page) == single(z, PHOTOS[1], n_best=SHOWN, style="verse")["text"]     # in lines
+        for lyric in (False, True):
+            with page.expect_response("**/story?*"):
+                page.set_checked("#lyric", lyric)
+            assert told(page) == single(z, PHOTOS[1], n_best=SHOWN, style="verse", lyric=lyric)["text"]
         with page.expect_response("**/story?*"):
             page.locator("#strength").fill("0.5")
         options = {"n_best": SHOWN, "style": "verse", "lyric": True, "strength": 0.5}

@@ -77,7 +77,7 @@ def make_app(workers: Workers, max_upload: int = 20 * MEGABYTE, hosts: Optional[
 
         style: Optional[str] = Field(None, description="A style's name; the settings' by default")
         strength: float = Field(1.0, ge=-10, le=10, description="Of the style shift; 0 tells in caption style")
-        lyric: bool = Field(False, description="In lines, split at pauses")
+        lyric: Optional[bool] = Field(None, description="In lines, split at pauses; by default with the style verse")
         prose: Optional[bool] = Field(None, description="Capitals, and no blanks before punctuation")
         k: int = Field(100, ge=1, le=1000, description="Nearest captions to think of")
         beam_width: int = Field(50, ge=1, le=200)

@@ -147,6 +147,7 @@ async function ask() {
   if (!$("style").options.length) {
     for (const name of server.styles) $("style").add(new Option(name, name, false, name === server.style));
     if (!server.style) $("style").add(new Option("as set", "", true, true), 0);
+    linesOfStyle();
   }
   $("queue").textContent = `Queue: ${plural(server.waiting, "photo")} waiting, ${server.working} of ` +
     `${plural(server.workers, "worker")} busy.`;
@@ -182,6 +183,8 @@ for (const button of document.querySelectorAll("#samples button"))
   });
 
 // What is done with it.
+const linesOfStyle = () => { $("lyric").checked = $("style").value === "verse"; };
+$("style").addEventListener("change", linesOfStyle);
 for (const id of ["style", "strength", "lyric"]) $(id).addEventListener("change", tell);
 $("strength").addEventListener("input", () => { $("strength-shown").textContent = $("strength").value; });
 $("another").addEventListener("click", () => { seed = (seed || 0) + 1; tell(); });
