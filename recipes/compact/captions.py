@@ -156,9 +156,10 @@ def groups(seed: int = 0) -> Iterator[tuple[int | None, list[str]]]:
         for noun in dict.fromkeys((singular(known.name), *known.nouns)):
             own = noun == singular(known.name)
             fitting = [caption for caption in by_noun.get(noun, ()) if own or not many]
-            kind = f"{known.name} {noun}" if noun in KINDS - set(known.name.split()) else known.name
-            for number, caption in enumerate(rng.sample(fitting, len(fitting))):
-                text = plain(caption if own else exchanged(caption, noun, kind if number % 2 else known.name))
+            named = noun not in KINDS or noun in known.name.split() or known.name.endswith(noun)     # a goldfish
+            kind = known.name if named else f"{known.name} {noun}"
+            for caption in rng.sample(fitting, len(fitting)):
+                text = plain(caption if own else exchanged(caption, noun, kind))
                 if " of " in known.name and re.search(r"\bof [a-z ]*\bof\b", text):     # a cup of espresso of coffee
                     continue
                 if len(found) < EACH and SHORTEST <= len(text.split()) <= LONGEST and text not in seen:

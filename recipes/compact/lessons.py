@@ -28,7 +28,7 @@ HELDOUT = {"tales_heldout": 500, "romance_heldout": 500}    # passages that perp
 KEPT_PROSE = 15000          # passages of prose that the last stage reads, too
 # Noise is a share of the whitened vectors.
 DECODER = {"dim": 768, "dim_word": 300, "n_words": library.N_WORDS, "n_samples": 2000, "batch_size": 64,
-           "maxlen_w": 121, "put_back": 0.35, "n_sentences": 10, "tied": True, "average": 0.998, "noise": 0.1,
+           "maxlen_w": 121, "put_back": 0.1, "n_sentences": 10, "tied": True, "average": 0.998, "noise": 0.1,
            "style_share": 0.125, "context": "sentences", "max_epochs": 1000, "dispFreq": 25, "validFreq": 500,
            "saveFreq": 150, "sampleFreq": 500}
 STAGES = {"prose": {"lrate": 0.0015, "warmup": 200, "decay_updates": 3000},
@@ -176,14 +176,16 @@ class Lessons:
     def own(self) -> None:
         """How a story is told of a picture: our own stories with x - c + b, a little of all else kept in."""
         self.read(["own", "own_heldout", *library.SIMPLE])
-        for name, heldout, times in (("", False, own.TIMES), ("_heldout", True, 3)):
+        told = f"told_{self.number}"     # in each round of other pictures
+        for name, stories, heldout, times in ((told, "stories", False, own.TIMES),
+                                              ("told_heldout", "stories_heldout", True, 3)):
             own.make(own.pictures(self.photos, self.corpora, self.work, heldout), self.caption_style(), self.folder,
-                     f"told{name}", f"stories{name}", times)
+                     name, stories, times, 0 if heldout else self.number)
         prose, source = self._mixed_prose(), f"own_{self.number}"
         tale = own.styles(self.folder)["tale"]
         count = len(EncodedCorpus(os.path.join(self.folder, prose)))
         library.mix(self.folder, source, [
-            *own.shares(self.folder, "told"), *own.shares(self.folder, "own"),
+            *own.shares(self.folder, told), *own.shares(self.folder, "own"),
             *(library.Share(name, style=tale) for name in library.SIMPLE),
             library.Share(prose, library.some(count, KEPT_PROSE, 1 + self.number))])
         self._train("own", source, [library.Share("told_heldout")],

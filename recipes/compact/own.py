@@ -121,13 +121,13 @@ def told(stories: Sequence[Sequence[str]], found: Pictures, words: Mapping[str, 
                 yield style, story, one
 
 
-def make(found: Pictures, c: np.ndarray, folder: str, target: str, source: str, times: int) -> None:
+def make(found: Pictures, c: np.ndarray, folder: str, target: str, source: str, times: int, seed: int = 0) -> None:
     """Write stories, their styles, and x - c + b of their pictures as ``folder/target``."""
     if os.path.exists(os.path.join(folder, f"{target}.vectors.npy")):
         return
     words, of_style = files.load_dictionary(os.path.join(folder, "dictionary.pkl")), styles(folder)
     lines, vectors, names = [], [], []
-    for style, story, picture in told(list(captions.read(source)), found, words, times):
+    for style, story, picture in told(list(captions.read(source)), found, words, times, seed):
         lines.append(" ".join(word for sentence in library.sentences_of(captions.plain(story)) for word in sentence))
         vectors.append(found.x[picture] - c + of_style[style])
         names.append(style)
