@@ -53,7 +53,7 @@ def sheet(systems: Sequence[str], target: str, count: int = 60, seed: int = 0) -
              for _, _, text in rng.sample(own, len(photos))]
     rng.shuffle(rows)
     with write_atomically(f"{target}.tsv") as file:
-        lines = ["\t".join(FIELDS), *(f"{i}\t{photo}\t{seen}\t{' '.join(story.split())}\t\t"
+        lines = ["\t".join(FIELDS), *(f"{i}\t{photo}\t{seen}\t{' '.join(' / '.join(story.splitlines()).split())}\t\t"
                                       for i, (_, photo, seen, story) in enumerate(rows))]
         file.write("".join(f"{line}\n" for line in lines).encode())
     with write_atomically(f"{target}.key.json") as file:
