@@ -71,8 +71,8 @@ def add_telling(parser: argparse.ArgumentParser) -> None:
         "settings' posbias)")
     add("--strength", type=real(), default=1.0, metavar="X", help="of the style shift; 0 tells in caption "
         "style (default: %(default)s)")
-    add("--lyric", action=argparse.BooleanOptionalAction, help="print the story in lines, split at commas (default: "
-        "with the style verse)")
+    add("--lyric", action=argparse.BooleanOptionalAction, help="print the story in lines, split at commas; the "
+        "compact decoder writes them in pairs that rhyme (default: with the style verse)")
     add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without spaces "
         "before punctuation, or the decoder's own words (default: the settings')")
     add("--candidates", type=whole(0), metavar="N", help="tell sentence by sentence, each the best of N drawn at "
