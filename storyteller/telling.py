@@ -198,8 +198,8 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
             break
         as_text = [dec.text(sentence.words) for sentence in going]
         seen = [0.0] * len(going) if similarity is None else similarity(as_text).tolist()
-        scores = [_score(sentence, text, texts, cosine, named or {}) for sentence, text, cosine
-                  in zip(going, as_text, seen)]
+        scores = [_score(sentence, text, texts, cosine, named or {}, verse.LIKELY if lines else LIKELY)
+                  for sentence, text, cosine in zip(going, as_text, seen)]
         if lines:
             scores = [score - FAULT * lines.faults(sentence.words, words_of(text), used) for score, sentence, text
                       in zip(scores, going, as_text)]
@@ -230,10 +230,11 @@ def _is_whole(words: Sequence[int], ends: np.ndarray, opening: int | None, closi
     return words[-1] in ends or (len(words) > 1 and words[-1] == closing and words[-2] in ends)
 
 
-def _score(sentence: Sentence, text: str, before: Sequence[str], seen: float, named: Mapping[str, float]) -> float:
+def _score(sentence: Sentence, text: str, before: Sequence[str], seen: float, named: Mapping[str, float],
+           likely: float) -> float:
     n = len(sentence.words)
     added = np.clip((sentence.plain_cost - sentence.cost) / n, -1, 1)
-    return (-LIKELY * sentence.cost / n + TOLD_OF * added + SEEN * seen
+    return (-likely * sentence.cost / n + TOLD_OF * added + SEEN * seen
             + NAMED * max((named.get(word, 0.0) for word in words_of(text)), default=0.0)
             - FAULT * (faults(text, before) + (not sentence.finished)))
 
