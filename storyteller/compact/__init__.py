@@ -17,7 +17,7 @@ GROUPS: tuple[dict[str, str], ...] = (
     {"vgg": "efficientnet_lite0.npz"},
     {"captions": "captions.txt"},
     {"negbias": "caption_style.npy"},
-    {"posbias": "tale_style.npy"},
+    {"posbias": "verse_style.npy"},
 )
 
 # Options of story() that measured best for the compact decoder (docs/compact.md).
