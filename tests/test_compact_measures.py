@@ -43,6 +43,9 @@ def test_faults_that_readers_see():
     assert measures.doubled("He ran. The dog saw a big dog.") and not measures.doubled("The dog ran. The dog slept.")
     assert measures.flips("The boy ran. She was sad.") and measures.flips("He sat down. Then she slept.")
     assert not measures.flips("The boy ran. The girl saw him. She was sad.")
+    verse = "The dog ran by,\nThe dog ran on;\nThe dog and dog."
+    assert measures.doubled(verse) and not measures.doubled(verse[:-13]) and measures.doubled(verse.replace("\n", " "))
+    assert measures.after_first(verse) == "The dog ran on; The dog and dog."
 
 
 def test_told_again_and_copied():

@@ -32,9 +32,14 @@ def names_class(text: str, name: str) -> bool:
     return re.search(rf"\b{re.escape(plain)}(s|es)?\b", re.sub(r"[_-]", " ", text.lower())) is not None
 
 
+def parts(text: str) -> list[str]:
+    """The sentences of a story; of verse, which has several lines, the lines."""
+    return text.splitlines() if "\n" in text else split_sentences(text)
+
+
 def after_first(text: str) -> str:
-    """A story without its first sentence."""
-    return " ".join(split_sentences(text)[1:])
+    """A story without its first sentence or line."""
+    return " ".join(parts(text)[1:])
 
 
 def shuffled_share(texts: Sequence[str], words: Sequence[Iterable[str]], rounds: int = 20, seed: int = 0) -> float:
@@ -67,15 +72,15 @@ def distinct(texts: Sequence[str], n: int = 2, most: int = 4000) -> float:
 
 
 def doubled(text: str) -> bool:
-    """Whether a content word stands twice in a sentence of the story."""
-    return any(telling.repeats_itself(sentence) for sentence in split_sentences(text))
+    """Whether a content word stands twice in a sentence or line of the story."""
+    return any(telling.repeats_itself(part) for part in parts(text))
 
 
 def flips(text: str) -> bool:
     """Whether "he" or "she" comes up where only the other one has been spoken of or named so far."""
     known: set[str] = set()
-    for sentence in split_sentences(text):
-        spoken_of, named = telling.persons(words_in(sentence))
+    for part in parts(text):
+        spoken_of, named = telling.persons(words_in(part))
         if known and spoken_of - named - known:
             return True
         known |= spoken_of | named
@@ -83,8 +88,8 @@ def flips(text: str) -> bool:
 
 
 def sentences(text: str) -> list[str]:
-    """Its sentences as words joined by blanks, lower case."""
-    return [" ".join(words) for words in map(words_in, split_sentences(text)) if words]
+    """Its sentences or lines as words joined by blanks, lower case."""
+    return [" ".join(words) for words in map(words_in, parts(text)) if words]
 
 
 def told_again(texts: Sequence[str]) -> float:
