@@ -14,7 +14,9 @@ def main() -> None:
     found = {}
     for image in sorted((ROOT / "images").glob("*.jpg")):
         told = generate.story(z, image, show=False)
-        found[image.name] = {"captions": [caption.text for caption in told.captions[:5]], "story": told.text}
+        tale = generate.story(z, image, show=False, style="tale")
+        found[image.name] = {"captions": [caption.text for caption in told.captions[:5]], "story": str(told),
+                             "tale": str(tale)}
     (ROOT / "tests" / "compact_stories.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
 
 

@@ -125,7 +125,7 @@ def comparable(told: dict) -> dict:
 
 class TestInterface:
     @pytest.mark.parametrize("options", [
-        {}, {"style": "verse", "n_best": 3, **SMALL}, {"style": "verse", "lyric": False, **SMALL},
+        {}, {"style": "tale", "n_best": 3, **SMALL}, {"style": "verse", "lyric": False, **SMALL},
         {"prose": False, "strength": 0.5, **SMALL},
         {"seed": 7, **AGAIN, **SMALL}, {**SMALL, "candidates": 0}],
         ids=["plain", "style", "no lines", "words", "seed", "likeliest"])
@@ -141,7 +141,7 @@ class TestInterface:
             snippet = snippet.replace("http://127.0.0.1:8000/", server.address)
             if snippet.startswith("curl ") and shutil.which("curl"):
                 asked = subprocess.run(shlex.split(snippet), capture_output=True, check=True)
-                told.append((json.loads(asked.stdout), {"style": "verse"}))
+                told.append((json.loads(asked.stdout), {"style": "tale"}))
             elif language == "python" and importlib.util.find_spec("requests"):
                 names: dict = {}
                 exec(compile(snippet, "serve.md", "exec"), names)
@@ -164,7 +164,7 @@ class TestInterface:
             assert parts[part]["properties"].keys() == answer.keys()
         _, status = server.ask("GET", "/status")
         assert status.keys() == parts["Status"]["properties"].keys()
-        assert status["styles"] == ["adventure", "romance", "tale", "verse"] and status["style"] == "tale"
+        assert status["styles"] == ["adventure", "romance", "tale", "verse"] and status["style"] == "verse"
         assert status["waiting"] == status["working"] == 0 and status["workers"] == 2
 
     @pytest.mark.parametrize("body, status, words", [
@@ -506,15 +506,15 @@ class TestPage:
         page.click("#samples button >> nth=1")
         assert told(page) == single(z, PHOTOS[1], n_best=SHOWN)["text"]
         with page.expect_response("**/story?*"):
-            page.select_option("#style", "verse")
-        assert told(page) == single(z, PHOTOS[1], n_best=SHOWN, style="verse")["text"]     # in lines
-        for lyric in (False, True):
+            page.select_option("#style", "tale")
+        assert told(page) == single(z, PHOTOS[1], n_best=SHOWN, style="tale")["text"]
+        for lyric in (True, False):
             with page.expect_response("**/story?*"):
                 page.set_checked("#lyric", lyric)
-            assert told(page) == single(z, PHOTOS[1], n_best=SHOWN, style="verse", lyric=lyric)["text"]
+            assert told(page) == single(z, PHOTOS[1], n_best=SHOWN, style="tale", lyric=lyric)["text"]
         with page.expect_response("**/story?*"):
             page.locator("#strength").fill("0.5")
-        options = {"n_best": SHOWN, "style": "verse", "lyric": True, "strength": 0.5}
+        options = {"n_best": SHOWN, "style": "tale", "lyric": False, "strength": 0.5}
         assert told(page) == single(z, PHOTOS[1], **options)["text"]
         for seed in (1, 2):
             with page.expect_response("**/story?*"):
@@ -612,8 +612,8 @@ class TestPage:
         first = told(page)
         tab_to("style")
         with page.expect_response("**/story?*"):
-            page.keyboard.press("v")
-        assert page.input_value("#style") == "verse" and told(page)
+            page.keyboard.press("t")
+        assert page.input_value("#style") == "tale" and told(page)
         tab_to("strength")
         with page.expect_response("**/story?*"):
             page.keyboard.press("ArrowRight")

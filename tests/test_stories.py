@@ -161,11 +161,11 @@ def test_dir_is_the_public_names():
 def test_copies_tell_the_same(compact):
     picture, options = gradient(), dict(k=5, bw=3, maxlen=12, show=False, candidates=None)
     told = generate.story(compact, picture, **options)
-    assert told.prose and told.style == "tale"       # by the settings
+    assert told.prose and told.style == "verse"       # by the settings
     for z in (dict(compact), compact.copy(), copy.copy(compact), pickle.loads(pickle.dumps(compact))):
         assert generate.story(z, picture, **options) == told
-    verse = generate.story(compact, picture, style="verse", **options)
-    assert verse.style == "verse" and generate.story(dict(compact), picture, style="verse", **options) == verse
+    tale = generate.story(compact, picture, style="tale", **options)
+    assert tale.style == "tale" and generate.story(dict(compact), picture, style="tale", **options) == tale
     assert generate.story({**compact, "bpos": np.asarray(compact["bneg"])}, picture, **options).style == "default"
     for key in ("dec", "stv", "vse", "net"):            # one part of one's own
         part = copy.copy(compact[key])
@@ -227,7 +227,7 @@ def test_stages(compact):
     captions = generate.nearest_captions(compact, features, 5)
     assert captions == told.captions
     thought = generate.shifted_thought(compact, captions)
-    np.testing.assert_array_equal(thought, generate.shifted_thought(compact, [c.text for c in captions], "tale"))
+    np.testing.assert_array_equal(thought, generate.shifted_thought(compact, [c.text for c in captions], "verse"))
     written = generate.write_passages(compact, thought, features, 3, 2, candidates=4, guidance=1.5, captions=captions,
                                       **options)
     assert written == told.alternatives
