@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 LINE = 16               # words of a line, at most
 RHYMING = 4             # words that each second line is tried with at its end
-LIKELY = 3.0            # what the mean log p_x of a word counts, in place of telling.LIKELY: against forced rhymes
+LIKELY = 2.0            # what the mean log p_x of a word counts, in place of telling.LIKELY: against forced rhymes
 RHYMABLE = 8            # words that rhyme with the end of a first line, at least
 SYLLABLES = 8           # of a line, as most of our own have
 UNEVEN = 0.2            # how much of a fault is each syllable more or less
