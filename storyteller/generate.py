@@ -42,6 +42,7 @@ Style = Union[None, str, "os.PathLike[str]", np.ndarray]
 
 MOST_CAPTIONS = 10 ** 6     # to think of: the mean of so many says nothing about a picture
 AHEAD = 64                  # pictures that an executor is given before the first story is told
+VERSE = "verse"             # the style that is told in lines unless asked otherwise
 # Keys of z whose parts are objects, which remember the settings that they were loaded by.
 _MODELS = ("dec", "stv", "vse", "net")
 # Key of z -> the setting that names its files.
@@ -359,7 +360,7 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     options = _writing_options(sample, candidates, guidance, maxlen, use_unk, temperature, top_k, top_p, seed)
     strength = check_number("strength", strength)
     b, style_name = _book_style(z, style)
-    lyric = style_name == "verse" if lyric is None else check_flag("lyric", lyric)
+    lyric = style_name == VERSE if lyric is None else check_flag("lyric", lyric)
 
     timings, watch = {}, time.perf_counter
     start = watch()
@@ -466,7 +467,7 @@ def shifted_thought(z: Mapping[str, Any], captions: Sequence[Caption | str], sty
 def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarray | None = None, bw: int = 50,
                    n_best: int = 1, *, style: Style = None, sample: bool = False, candidates: int = 0,
                    guidance: float = 1.0, captions: Sequence[Caption] = (), whole_sentences: bool = False,
-                   lyric: bool = False, **options: Any) -> list[Passage]:
+                   lyric: bool | None = None, **options: Any) -> list[Passage]:
     """The fourth stage: passages about a thought, the one to be told first.
 
     Parameters
@@ -499,8 +500,10 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
     first = options.pop("seed", None) or 0
     chosen = {name: value for name, value in options.items() if value is not None}
     named = telling.named_by([caption.text for caption in captions])
-    return [telling.tell(z["dec"], thought, _book_style(z, style)[0], candidates, guidance, seed=first + i,
-                         similarity=similarity, named=named, lyric=lyric, **chosen) for i in range(n_best)]
+    b, style_name = _book_style(z, style)
+    lyric = style_name == VERSE if lyric is None else lyric
+    return [telling.tell(z["dec"], thought, b, candidates, guidance, seed=first + i, similarity=similarity,
+                         named=named, lyric=lyric, **chosen) for i in range(n_best)]
 
 
 def retrieve_captions(model: embedding.JointEmbedding, net: Any, captions: Sequence[str], cvec: np.ndarray,
