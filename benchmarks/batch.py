@@ -93,8 +93,8 @@ def child_dask(n_workers: str, *photos: str) -> dict[str, Any]:
     from storyteller import generate, workers
     z = generate.Models({}, verbose=False)
     shared = workers.Shared(z)
-    with LocalCluster(int(n_workers), threads_per_worker=1, processes=True, dashboard_address=None) as cluster, \
-            cluster.get_client() as client:
+    with LocalCluster(n_workers=int(n_workers), threads_per_worker=1, processes=True,
+                      dashboard_address=None) as cluster, cluster.get_client() as client:
         for address in client.scheduler_info()["workers"]:      # each loads the models
             client.submit(_first, shared, photos[0], workers=[address], pure=False).result()
         executor = client.get_executor()

@@ -307,7 +307,8 @@ def test_parquet(run):
 
 def test_dask(compact, folder):
     distributed = pytest.importorskip("distributed")
-    with distributed.LocalCluster(1, threads_per_worker=2, processes=False, dashboard_address=None) as cluster:
+    with distributed.LocalCluster(n_workers=1, threads_per_worker=2, processes=False,
+                                  dashboard_address=None) as cluster:
         status = cli.main(["batch", *PHOTOS[:2], PHOTOS[3], "-o", "s.jsonl", "--dask", cluster.scheduler_address, "-k",
                            "5", "-b", "2", "--max-words", "6", "--candidates", "0"])
     assert status == 1 and [row["text"] for row in rows_of("s.jsonl")] == [
