@@ -285,7 +285,8 @@ def _cached(kind: str, source: str | os.PathLike, key: str, shape: tuple[int, in
     except (OSError, NotImplementedError) as error:
         reason = getattr(error, "strerror", None) or error
     _log.warning("cannot keep %s in the cache %s (%s): computing it in memory, and again next time. "
-                 "Set %s to a folder with %.1f GB free.", kind, folder, reason, VARIABLE, shape[0] * shape[1] * 4e-9)
+                 "Set %s to a folder with %.0f MB free.", kind, folder, reason, VARIABLE,
+                 shape[0] * shape[1] * 4e-6 + 1)
     return None
 
 
@@ -407,7 +408,7 @@ class _Part:
             self.write(header.getvalue())
         file.truncate(self._size)
         if shutil.disk_usage(folder).free < shape[0] * self._row - self._size + (64 << 20):
-            raise OSError(errno.ENOSPC, f"less than {shape[0] * self._row / 1e9:.1f} GB free")
+            raise OSError(errno.ENOSPC, f"less than {shape[0] * self._row / 1e6 + 1:.0f} MB free")
 
     @property
     def rows(self) -> int:

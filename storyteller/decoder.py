@@ -6,7 +6,6 @@ step reads the last word and predicts the next.
 """
 from __future__ import annotations
 
-import math
 import os
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -292,12 +291,12 @@ def parameter_shapes(options: dict, path: str | os.PathLike) -> dict[str, tuple]
         shapes["sentences"] = (files.int_option(options, "n_sentences", path), dim)
     plain = options.get("plain")
     if plain is not None and not (isinstance(plain, (list, tuple)) and len(plain) == dimctx
-                                  and all(isinstance(number, float) and math.isfinite(number) for number in plain)):
+                                  and all(isinstance(number, (int, float)) and abs(number) < 3e38 for number in plain)):
         raise StorytellerError(f"{os.fspath(path)}: option 'plain' is {shown(plain)}: expected {dimctx} numbers, "
                                "the mean vector of all styles")
     rhymes = options.get("rhymes")
     if rhymes is not None and not (isinstance(rhymes, (list, tuple)) and len(rhymes) == n_words
-                                   and all(isinstance(rhyme, int) and 0 <= rhyme <= n_words for rhyme in rhymes)):
+                                   and all(type(rhyme) is int and 0 <= rhyme <= n_words for rhyme in rhymes)):
         raise StorytellerError(f"{os.fspath(path)}: option 'rhymes' is {shown(rhymes)}: expected {n_words} integers, "
                                "the same for words that rhyme, 0 for those that rhyme with none")
     shapes.update(dense_shapes("ff_logit", n_top, n_words))

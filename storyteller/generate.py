@@ -490,6 +490,7 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
     list of Passage
         At most n_best.
     """
+    n_best, lyric = check_count("n_best", n_best), None if lyric is None else check_flag("lyric", lyric)
     if not candidates or sample:
         return decoder.passages(z["dec"], thought, bw, n_best, stochastic=sample, whole_sentences=whole_sentences,
                                 **options)

@@ -188,7 +188,7 @@ def lyric_lines(passage: str) -> list[str]:
 
 def verse_lines(passage: str) -> list[str]:
     """Readable lines: one for every pause of the passage, its mark kept, each with a capital."""
-    pieces = re.split(r"(?<=[,.;:!?])\s+(?=\w|[`(\"'])", detokenize(passage))
+    pieces = re.split(r"(?<=[,.;:!?])(?<!\b[MD]r\.)(?<!\bMrs\.)(?<!\bSt\.)\s+(?=\w|[`(\"'])", detokenize(passage))
     return [piece[:1].upper() + piece[1:] for piece in pieces if piece]
 
 

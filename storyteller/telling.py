@@ -174,7 +174,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     temperature, top_k, top_p, rng = search.check_sampling(temperature, top_k, top_p, seed)
     contexts = np.stack([check_floats(name, vector).reshape(-1) for name, vector
                          in (("the thought", thought), ("the style", dec.options.get("plain", style)))])
-    lines = verse.Lines(dec) if lyric and "rhymes" in dec.options else None
+    lines = verse.Lines(dec) if lyric and verse.can_be_written(dec) else None
     ends = np.array(dec.options.get("ends") or sentence_ends(dec.vocabulary), dtype=np.int64)
     opening, closing = (dec.vocabulary.index(mark) if mark in dec.vocabulary else None for mark in ("``", "''"))
     is_whole = lines.is_whole if lines else partial(_is_whole, ends=ends, opening=opening, closing=closing)
@@ -191,9 +191,12 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
             rhyming = lines.rhyming(told[-1].words[-2], used)
             last_line = n_words >= min(LENGTHS[1], maxlen) - 1.5 * verse.LINE     # another two would be too many
         may_end = n_words >= LENGTHS[0] and rhyming is None and (not lines or last in lines.ends)
-        drawn = _draw(dec, states, last, is_whole, candidates, guidance, (temperature, top_k, top_p), rng,
-                      use_unk, may_end, lines, rhyming, last_line)
-        going = [sentence for sentence in drawn if sentence.words]
+        for _ in range(verse.ATTEMPTS if lines and rhyming is None else 1):     # until words rhyme with one's end
+            drawn = _draw(dec, states, last, is_whole, candidates, guidance, (temperature, top_k, top_p), rng,
+                          use_unk, may_end, lines, rhyming, last_line)
+            going = [sentence for sentence in drawn if sentence.words]
+            if lines and any(lines.is_rhymable(sentence.words[-2], used) for sentence in going):
+                break
         if len(going) <= (1 - ENDS) * len(drawn):
             break
         as_text = [dec.text(sentence.words) for sentence in going]
@@ -265,6 +268,8 @@ def _draw(dec: Decoder, states: np.ndarray, last: int, is_whole: Callable[[Seque
             choice[:, END_ID] = -np.inf
         if lines:
             choice[:, lines.unwanted if position else [*lines.unwanted, *lines.marks]] = -np.inf
+            if position == limit - 1:
+                choice[:, lines.no_marks] = -np.inf
         # Each candidate has its own numbers, so that it does not depend on where the others end.
         u, drawn = rng.random(n)[live], np.empty(len(live), dtype=np.int64)
         for hypothesis in range(m):

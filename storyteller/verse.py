@@ -16,12 +16,19 @@ import numpy as np
 if TYPE_CHECKING:
     from .decoder import Decoder
 
-LINE = 16               # words of a line, at most
+LINE = 16               # words of a line, at most, and its mark
+ATTEMPTS = 8            # at the candidates of a first line, where nothing rhymes with any
 RHYMING = 4             # words that each second line is tried with at its end
 LIKELY = 2.0            # what the mean log p_x of a word counts, in place of telling.LIKELY: against forced rhymes
 RHYMABLE = 8            # words that rhyme with the end of a first line, at least
 SYLLABLES = 8           # of a line, as most of our own have
+UNRHYMABLE = 100.0      # how much of a fault is a first line that nothing rhymes with
 UNEVEN = 0.2            # how much of a fault is each syllable more or less
+
+
+def can_be_written(dec: Decoder) -> bool:
+    """Whether a decoder knows what rhymes, and how a sentence ends."""
+    return "rhymes" in dec.options and "." in dec.vocabulary
 
 
 class Lines:
@@ -36,6 +43,8 @@ class Lines:
     ----------
     marks, ends : list of int
         Marks that end a line, and those of them that end a sentence.
+    no_marks : array of int
+        All other words.
     unwanted : list of int
         Quotation marks: what is said has marks of its own, which would end lines.
     full_stop : int
@@ -46,6 +55,7 @@ class Lines:
             return [dec.vocabulary.index(mark) for mark in marks.split() if mark in dec.vocabulary]
         self.ends, self.unwanted, self.full_stop = found(". ! ?"), found("`` ''"), dec.vocabulary.index(".")
         self.marks = [*found(", ; :"), *self.ends]
+        self.no_marks = np.setdiff1d(np.arange(len(dec.vocabulary)), self.marks)
         self._rhymes = np.asarray(dec.options["rhymes"])
         self._n_rhyming = np.bincount(self._rhymes)
         self._n_rhyming[0] = 0
@@ -61,6 +71,10 @@ class Lines:
         found = np.flatnonzero(self._rhymes == self._rhymes[word])
         return found[~np.isin(found, used)]
 
+    def is_rhymable(self, word: int, used: Sequence[int]) -> bool:
+        """Whether a first line may end with a word: enough others rhyme with it, and no line has ended so."""
+        return word not in used and self._n_rhyming[self._rhymes[word]] > RHYMABLE
+
     def faults(self, line: Sequence[int], words: Sequence[str], used: Sequence[int]) -> float:
         """What a reader stumbles over: too many syllables or too few, and a first line whose end rhymes with little.
 
@@ -75,7 +89,7 @@ class Lines:
         """
         found = UNEVEN * abs(sum(map(syllables, words)) - SYLLABLES)
         if len(used) % 2 == 0:
-            found += line[-2] in used or self._n_rhyming[self._rhymes[line[-2]]] <= RHYMABLE
+            found += UNRHYMABLE * (not self.is_rhymable(line[-2], used))
         return float(found)
 
 

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 
-from recipes.compact import captions, features, lessons, library, own
+from recipes.compact import captions, features, lessons, library, own, package
 from storyteller import compact
 from storyteller.layers import init_dense
 from storyteller.training.corpus import EncodedCorpus
@@ -123,3 +123,11 @@ def test_parts_of_rounds(tmp_path):
     assert later._part("tales_1") == ("tales", 1, 4, 1) and later._part("fables") == ("fables", 1, 1, 0)
     assert later._part("romance_heldout_part") == ("romance_heldout", 1, 6, 0)
     assert not first.done("prose")
+
+
+def test_what_rhymes():
+    sounds = {"day": [["D", "EY1"]], "way": [["W", "EY1"]], "a": [["EY1"]], "sea": [["S", "IY1"]],
+              "ca": [["S", "IY1"]], "see": [["S", "IY1"], ["Z", "EY1"]], "one": [["W", "AH1", "N"]]}
+    numbers = package.rhymes(["", "day", "sea", "a", "way", "ca", "see", "one", "unknown"], sounds)
+    assert numbers[1] == numbers[4] > 0 and numbers[2] == numbers[6] > 0 and numbers[1] != numbers[2]
+    assert [numbers[i] for i in (0, 3, 5, 7, 8)] == [0] * 5

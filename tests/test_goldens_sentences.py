@@ -260,7 +260,7 @@ class TestCaptionCache:
         monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 10})())
         captions = text.read_captions(caption_file)
         vectors = embedding.embed_captions(vse, captions, caption_file)
-        assert vectors.shape == (len(captions), vse.dim) and "GB free" in caplog.text
+        assert vectors.shape == (len(captions), vse.dim) and "MB free" in caplog.text
         assert not [p for p in (tmp_path / "cache").iterdir() if p.suffix not in (".lock", ".json")]
 
     def test_disk_fills_up_on_the_way(self, vse, caption_file, monkeypatch, tmp_path):

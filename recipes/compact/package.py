@@ -15,6 +15,7 @@ from storyteller.text import words_by_index
 from . import library, measures
 
 LIMIT = 76e6  # bytes, of all files
+FRAGMENTS = frozenset("ca wo sha ai gon wan na ta".split())    # of can't, won't, gonna ...: no line ends with them
 
 
 def _half(array: np.ndarray, name: str) -> np.ndarray:
@@ -66,7 +67,8 @@ def rhymes(vocabulary: Sequence[str], sounds: Mapping[str, Sequence[Sequence[str
     sounds : mapping
         A pronouncing dictionary, see :func:`recipes.compact.measures.rhymes`.
     """
-    tails = [next(iter(measures.tails_of(word, sounds)), None) for word in vocabulary]
+    tails = [next(iter(measures.tails_of(word, sounds)), None)
+             if len(word) > 1 and word.isalpha() and word not in FRAGMENTS else None for word in vocabulary]
     counts = Counter(tail for tail in tails if tail)
     numbers = {tail: i for i, tail in enumerate((tail for tail, count in counts.items() if count > 1), 1)}
     return [numbers.get(tail, 0) for tail in tails]

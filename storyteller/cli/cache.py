@@ -11,8 +11,8 @@ from .terminal import say, say_json
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
-    made = new_parser("storyteller cache", "List the files that were computed once and kept: converted word tables and "
-                      "embedded captions.  They are made again when they are needed.")
+    made = new_parser("storyteller cache", "List the files that were computed once and kept: word tables and networks' "
+                      "weights as they are used, and embedded captions.  They are made again when they are needed.")
     made.add_argument("what", nargs="?", choices=("list", "clear"), default="list", help="list them (the default), or "
                       "remove all that no other process is making just now")
     made.add_argument("--json", action="store_true", help="print JSON")
