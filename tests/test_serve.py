@@ -490,8 +490,8 @@ class TestPage:
 
     def test_what_is_seen_is_marked(self, page):
         answer = {"image": "the photo", "style": "romance", "cost": 9.0, "lyric": False, "warnings": [], "timings": {},
-                  "passage": "cats", "text": "The <b>Cats</b> sat on the bench; a cat's man, by day. Categories.",
-                  "captions": [{"text": f"a cat on the {place}", "score": 0.5} for place in "abcdefghijkl"]
+                  "passage": "cats", "text": "The <b>Cats</b> sat on his bench; a cat's man, by day. Categories.",
+                  "captions": [{"text": f"his cat on the {place}", "score": 0.5} for place in "abcdefghijkl"]
                   + [{"text": "a man by the bench", "score": 0.1}],
                   "alternatives": [{"passage": "cats", "text": "Cats.", "cost": 9.0, "finished": True,
                                     "similarity": None}]}

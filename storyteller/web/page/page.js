@@ -126,9 +126,8 @@ function wordsSeen(captions) {
   const counts = new Map();
   for (const caption of captions)
     for (const word of new Set(caption.text.toLowerCase().match(/[\p{L}]{3,}/gu) || []))
-      counts.set(stem(word), (counts.get(stem(word)) || 0) + 1);
-  return new Set([...counts.keys()].filter((word) => counts.get(word) >= captions.length / 10 &&
-    !FUNCTION_WORDS.has(word)));
+      if (!FUNCTION_WORDS.has(word)) counts.set(stem(word), (counts.get(stem(word)) || 0) + 1);
+  return new Set([...counts.keys()].filter((word) => counts.get(word) >= captions.length / 10));
 }
 
 const stem = (word) => word.toLowerCase().replace(/'s$/, "").replace(/(?<=[^s].)s$/, "");
