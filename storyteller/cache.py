@@ -28,7 +28,7 @@ from typing import IO, Any, Callable, Union
 import numpy as np
 
 from . import files
-from .errors import StorytellerError
+from .errors import StorytellerError, shown
 from .progress import inform
 
 _log = logging.getLogger(__name__)
@@ -121,7 +121,10 @@ def _checksum(path: str | os.PathLike, behind: int = 0) -> str:
 
 def _state(path: str | os.PathLike) -> list[int]:
     """Changes whenever the file does, also where its size and modification time were set back."""
-    found = os.stat(path)
+    try:
+        found = os.stat(path)
+    except ValueError as error:     # a name with a null character
+        raise StorytellerError(f"{shown(path)}: {error}; expected the path of a file") from None
     return [found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino]
 
 

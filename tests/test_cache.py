@@ -504,3 +504,8 @@ def test_killed_while_an_entry_is_made(folder):
     write = Writer()
     found = cache.cached_rows("kind", "SOURCE", "0123", ROWS.shape, write, True)
     assert write.starts == [1] and not found[0].any() and time.monotonic() < start + 30
+
+
+def test_a_name_with_a_null_character():
+    with pytest.raises(StorytellerError, match="null"):
+        vgg.build_convnet("a\x00b")

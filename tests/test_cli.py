@@ -542,3 +542,23 @@ def test_what_main_leaves_behind():
     thread.start()
     thread.join()
     assert done == [1]
+
+
+def test_no_page_is_left_where_no_story_was_written(tmp_path, monkeypatch, capsys):
+    from storyteller.cli import story as of_story
+    from storyteller.stories import Story
+    whole, path = of_story._Page._write, tmp_path / "page.html"
+
+    def write(page, text):
+        if "<article>" in text:
+            raise OSError(27, "File too large")
+        whole(page, text)
+    monkeypatch.setattr(of_story._Page, "_write", write)
+    told = Story("x.jpg", [], "it was .", 1.0, "default", {})
+    with of_story._Page(str(path)) as page:
+        page.add(told)
+    assert page.failed and not path.exists() and "there is none" in capsys.readouterr().err
+    monkeypatch.undo()
+    with of_story._Page(str(path)) as page:
+        page.add(told)
+    assert not page.failed and "<article>" in path.read_text(encoding="utf-8")

@@ -243,6 +243,8 @@ class _Page:
         from .. import stories
         try:
             with self._writing:
+                if self._error is not None and not self._stories:
+                    raise self._error       # so that no empty page is left
                 if self._file is not None:
                     self._file.truncate(self._size)     # up to the last whole story
                     try:
