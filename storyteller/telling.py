@@ -149,7 +149,8 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     temperature, top_k, top_p, seed
         See :func:`storyteller.search.sample`.
     maxlen : int
-        Words at most: the story ends before the sentence that goes beyond them, its first one excepted.
+        Words at most: the story ends before the sentence that goes beyond them, its first one excepted; verse before
+        the pair of lines that does.
     use_unk : bool
         Allow the unknown word.
     similarity : callable, optional

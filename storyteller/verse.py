@@ -2,8 +2,8 @@
 
 :mod:`storyteller.telling` writes a line as it does a sentence.  Every second line has to rhyme with the one before, so
 its last word is chosen anew among those that do, by what the decoder thinks of them there and of the pause after them
-(as rhymes are chosen first in Ghazvininejad et al. 2016, "Generating Topical Poetry", section 4; here the first line
-of a pair chooses).  What rhymes comes with the decoder, in its option ``rhymes``.
+(in Ghazvininejad et al. 2016, "Generating Topical Poetry", section 1, all rhymes are chosen before the lines; here the
+first line of a pair chooses).  What rhymes comes with the decoder, in its option ``rhymes``.
 """
 from __future__ import annotations
 
