@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from functools import partial
 from typing import Any, Callable, Union
 
@@ -656,6 +656,8 @@ def _told_by(executor: Executor, shared: workers.Shared, images: Iterator[Image]
             except StorytellerError as error:
                 outcome = error
             except Exception as error:
+                if isinstance(error, BrokenExecutor):
+                    waiting.clear()     # it all fails; to cancel it meanwhile stops the executor before Python 3.12
                 raise workers.lost(error) or error from error
             yield image, outcome
     finally:

@@ -110,8 +110,14 @@ def processes(z: Mapping[str, Any], workers: int, threads: int = 1) -> Iterator[
     try:
         yield pool
     except BaseException:
+        # First, no more work: before Python 3.12 a pool that breaks while work is cancelled leaves a traceback.
+        # Its thread, which ends when all processes have, is private, and a shutdown without waiting forgets it.
+        thread = getattr(pool, "_executor_manager_thread", None)
+        pool.shutdown(wait=False, cancel_futures=True)
         for process in set(multiprocessing.active_children()) - others:
             process.terminate()
+        if thread is not None:
+            thread.join()
         raise
     finally:
         pool.shutdown(cancel_futures=True)

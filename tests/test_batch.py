@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import io
 import json
+import multiprocessing
 import os
 import pickle
 import random
@@ -10,8 +11,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -114,6 +116,31 @@ def test_stories_of_threads_and_of_processes(compact, folder):
             found = list(generate.outcomes(compact, [images[3], "missing.jpg", stream, "photos/5.png"], pool, **FAST))
     assert [type(outcome) for _, outcome in found] == [generate.Story, StorytellerError] * 2
     assert found[0][1] == expected[3] and str(found[2][1]) == str(expected[0])
+
+
+def nap(_):
+    time.sleep(0.02)
+
+
+@forks
+def test_workers_end_quietly_at_an_error(monkeypatch):
+    """Before Python 3.12 a pool that breaks leaves the traceback of its own thread where work is cancelled."""
+    left, shutdown = [], ProcessPoolExecutor.shutdown
+    monkeypatch.setattr(threading, "excepthook", lambda found: left.append(found.exc_value))
+    # Late, so that the pool has the time to see processes end.
+    monkeypatch.setattr(ProcessPoolExecutor, "shutdown",
+                        lambda pool, **options: time.sleep(0.1) or shutdown(pool, **options))
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt), workers.processes({}, 2) as pool:
+            waiting = [pool.submit(nap, number) for number in range(12)]
+            waiting[0].result()
+            for future in waiting:
+                future.cancel()
+            raise KeyboardInterrupt
+        assert not multiprocessing.active_children()
+    for thread in set(threading.enumerate()) - {threading.current_thread()}:
+        thread.join(1)
+    assert not left
 
 
 def test_another_process_loads_the_models_once(compact):
