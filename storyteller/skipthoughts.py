@@ -22,7 +22,7 @@ from . import cache, files, text
 from .errors import StorytellerError, check_count, check_flag, check_floats, shown
 from .layers import GRUEncoder, Model, gru_shapes, load_params, unit_rows
 from .progress import progress_bar
-from .text import END, UNK, as_sentences, load_vocabulary
+from .text import END, UNK, as_sentences, open_vocabulary
 
 #: Where :func:`load_model` looks when it is given nothing; None: where the settings say.
 path_to_models: str | os.PathLike | None = None
@@ -34,8 +34,8 @@ class SkipThoughts(Model):
 
     Attributes
     ----------
-    words : dict
-        Word -> row of both tables.
+    words : mapping
+        Word -> row of both tables; of a large dictionary looked up in the cache.
     utable, btable : array (n_words, dim_word) float32
         Word vectors of the two models, memory-mapped; None for a model that is not there.
     uoptions, boptions : dict
@@ -52,7 +52,7 @@ class SkipThoughts(Model):
     and ``['boptions']`` are answered, and ``['options']``, the first of these.
     """
 
-    def __init__(self, words: dict[str, int], utable: np.ndarray | None, btable: np.ndarray | None,
+    def __init__(self, words: Mapping[str, int], utable: np.ndarray | None, btable: np.ndarray | None,
                  uni: dict[str, np.ndarray] | None, bi: dict[str, np.ndarray] | None, device: str | None = None,
                  uoptions: dict[str, Any] | None = None, boptions: dict[str, Any] | None = None):
         self.words, self.utable, self.btable = words, utable, btable
@@ -99,7 +99,7 @@ class SkipThoughts(Model):
 class WordTable(Mapping):
     """Word -> vector (dim_word,) float32, in the order of the dictionary."""
 
-    def __init__(self, words: dict[str, int], table: np.ndarray):
+    def __init__(self, words: Mapping[str, int], table: np.ndarray):
         self._words, self._table = words, table
 
     def __getitem__(self, word: str) -> np.ndarray:
@@ -179,7 +179,7 @@ def load_model(path_to_models: str | os.PathLike | None = None, path_to_tables: 
     names = _encoders(models, tables)
     for name in names:
         options[name], params[name] = _load_encoder(models, name)
-    words, n_rows = load_vocabulary(dictionary)
+    words, n_rows = open_vocabulary(dictionary)
     utable, btable = (None if found is None else _load_table(os.path.join(tables, TABLES[name]), n_rows,
                                                              len(found["encoder_W"]), dictionary, verbose)
                       for name, found in params.items())

@@ -10,6 +10,7 @@ text in which a sentence can end before the text does.
 from __future__ import annotations
 
 import functools
+import hashlib
 import json
 import logging
 import os
@@ -22,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from storyteller import files
+from storyteller import cache, files
 from storyteller.errors import StorytellerError, check_count, shown
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ __all__ = [
     "each_text",
     "load_vocabulary",
     "normalize",
+    "open_vocabulary",
     "preprocess",
     "read_captions",
     "read_lines",
@@ -387,6 +389,67 @@ def load_vocabulary(path: str | os.PathLike[str]) -> tuple[dict[str, int], int]:
         raise StorytellerError(f"{os.fsdecode(path)}: has no line 'UNK', which stands for unknown words; it is "
                                f"damaged or a partial download, so {again}")
     return words, len(lines)
+
+
+def open_vocabulary(path: str | os.PathLike[str]) -> tuple[Mapping[str, int], int]:
+    """:func:`load_vocabulary`, of which a large file is read once and from then on looked up in the cache.
+
+    Returns
+    -------
+    words : mapping of str to int
+    n_rows : int
+
+    Raises
+    ------
+    StorytellerError
+        As :func:`load_vocabulary`.
+    """
+    small: list[tuple[dict[str, int], int]] = []
+
+    def make() -> dict[str, np.ndarray]:
+        words, n_rows = load_vocabulary(path)
+        small.append((words, n_rows))
+        hashes = np.fromiter(map(_word_hash, words), np.uint64, len(words))
+        order = np.argsort(hashes)
+        rows = np.fromiter(words.values(), np.int32, len(words))
+        arrays = {"hashes": hashes[order], "rows": rows[order], "n_rows": np.array([n_rows], np.int32)}
+        # Arrays of the cache are float32: these are by their bits only.
+        return {name: np.ascontiguousarray(array).view(np.float32) for name, array in arrays.items()}
+
+    arrays = cache.cached_arrays("words", path, ["hashes"], make)
+    if small:
+        return small[0]
+    words = _StoredWords(path, arrays["hashes"].view(np.uint64), arrays["rows"].view(np.int32))
+    return words, int(arrays["n_rows"].view(np.int32)[0])
+
+
+def _word_hash(word: str) -> int:
+    return int.from_bytes(hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "big")
+
+
+class _StoredWords(Mapping):
+    """Word -> row, by sorted hashes of 64 bits.
+
+    Of a million words: one in 10^13 that are none of them would be taken for one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], hashes: np.ndarray, rows: np.ndarray):
+        self._path, self._hashes, self._rows = path, hashes, rows
+
+    def __getitem__(self, word: str) -> int:
+        if not isinstance(word, str):
+            raise KeyError(word)
+        key = np.uint64(_word_hash(word))
+        found = int(np.searchsorted(self._hashes, key))
+        if found == len(self._hashes) or self._hashes[found] != key:
+            raise KeyError(word)
+        return int(self._rows[found])
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(load_vocabulary(self._path)[0])
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
 
 # Indices and batches.

@@ -442,6 +442,24 @@ def test_vocabulary_without_last_newline(tmp_path):
     assert text.load_vocabulary(write(tmp_path, b"a\n\nUNK")) == ({"a": 0, "": 1, "UNK": 2}, 3)
 
 
+def test_large_vocabulary_is_read_once(tmp_path, monkeypatch):
+    lines = [f"word{number % 99_990}{'é' * (number % 3)}" for number in range(100_000)]
+    path = write(tmp_path, "\n".join([*lines, "UNK", ""]).encode())
+    expected, n_rows = text.load_vocabulary(path)
+    assert path.stat().st_size > 1 << 20 and n_rows == 100_001 > len(expected)
+    assert text.open_vocabulary(path) == (expected, n_rows)
+    with monkeypatch.context() as patch:
+        patch.setattr(text, "load_vocabulary", None)
+        words, found = text.open_vocabulary(path)
+        assert found == n_rows and len(words) == len(expected)
+        assert all(words[word] == row for word, row in expected.items())
+        assert "wort" not in words and None not in words and words.get("word5é", -1) == -1
+    assert list(words.items()) == list(expected.items())
+    # Another file in its place.
+    path.write_bytes(b"first\n" + path.read_bytes())
+    assert text.open_vocabulary(path)[0]["first"] == 0 and text.open_vocabulary(path)[0]["word50éé"] == 51
+
+
 @pytest.mark.parametrize("data", [b"the\nof\n", b"UNK\ncaf\xc3"])
 def test_damaged_vocabulary(tmp_path, data):
     with pytest.raises(StorytellerError) as info:
