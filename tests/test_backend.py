@@ -176,8 +176,8 @@ def test_sentences_through_jax(jax):
 
 
 def test_shapes_are_few():
-    assert [backend.bucket(n) for n in (1, 2, 4, 5, 16, 17, 64, 65, 1025, 4096, 4097, 20000)] == [
-        1, 4, 4, 16, 16, 64, 64, 256, 4096, 4096, 8192, 20480]
+    assert [backend.bucket(n) for n in (1, 2, 4, 5, 16, 17, 64, 65, 129, 1025, 4096, 4097, 20000)] == [
+        1, 4, 4, 16, 16, 64, 64, 128, 256, 2048, 4096, 8192, 20480]
     x = np.arange(6, dtype=np.float32).reshape(2, 3)
     assert backend.padded(x, 2) is x and backend.padded(x, 4, 7, axis=1)[:, 3].tolist() == [7, 7]
 

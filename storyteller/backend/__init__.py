@@ -304,8 +304,12 @@ def _compiled(inputs: Sequence[Variable], outputs: Sequence[Variable], device: s
 
 
 def bucket(n: int) -> int:
-    """How many rows n are padded to for JAX, which compiles for every shape: a power of 4, or a multiple of 4096."""
-    return 1 << (n - 1).bit_length() + (n - 1).bit_length() % 2 if n <= 4096 else -(-n // 4096) * 4096
+    """How many rows n are padded to for JAX, which compiles for every shape: 1, 4, 16, a power of 2 from 64 on, or a
+    multiple of 4096."""
+    if n > 4096:
+        return -(-n // 4096) * 4096
+    bits = (n - 1).bit_length()
+    return 1 << (bits + bits % 2 if n <= 64 else bits)
 
 
 def padded(array: np.ndarray, size: int, value: float = 0, axis: int = 0) -> np.ndarray:
@@ -417,5 +421,7 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
 def fetch(*arrays: Any) -> list[np.ndarray]:
     """Arrays of a device as NumPy's, as soon as they are computed; NumPy's own as they are."""
     there = all(isinstance(array, (np.ndarray, np.generic)) for array in arrays)
-    with contextlib.nullcontext() if there else jax_device.computing():
-        return [np.asarray(array) for array in arrays]
+    if there:
+        return list(map(np.asarray, arrays))
+    with jax_device.computing():
+        return jax_device.fetch(arrays)

@@ -5,8 +5,10 @@ import contextlib
 import logging
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..errors import StorytellerError
 
@@ -61,6 +63,9 @@ def start(device: str) -> None:
                                ) from error
     if device == "gpu":
         gpus()
+    else:
+        with _memory_as_needed():
+            jax.devices()
     if not jax.config.jax_compilation_cache_dir:    # the user's own setting stays
         from .. import cache
         jax.config.update("jax_compilation_cache_dir", os.path.join(cache.cache_dir(), PROGRAMS))
@@ -79,18 +84,25 @@ def gpus() -> list[Any]:
         If there is none that can be used.
     """
     import jax
-    ours = {} if any(os.environ.get(name) for name in MEMORY) else {MEMORY[0]: "false"}
-    os.environ.update(ours)
     failures: list[BaseException] = []
     try:
-        with _failures_of_plugins(failures):
+        with _memory_as_needed(), _failures_of_plugins(failures):
             return jax.devices("gpu")
     except RuntimeError as error:
         reason = _reason((failures or [error])[0], f"JAX {jax.__version__} cannot start one")
         raise StorytellerError(f"a GPU is asked for (FLAG_CPU_MODE = False, device 'gpu' or --device gpu), but "
                                f"{reason}; {_CPU[3:]}") from error
+
+
+@contextlib.contextmanager
+def _memory_as_needed() -> Iterator[None]:
+    """The environment in which JAX starts, where it is read once."""
+    ours = {} if any(os.environ.get(name) for name in MEMORY) else {MEMORY[0]: "false"}
+    os.environ.update(ours)
+    try:
+        yield
     finally:
-        for name in ours:       # it is read once, where JAX starts
+        for name in ours:
             del os.environ[name]
 
 
@@ -117,6 +129,12 @@ def keep(cells: Iterable[list[Any]]) -> None:
     with computing():
         for cell in cells:
             cell[0] = jax.device_put(cell[0])
+
+
+def fetch(arrays: Sequence[Any]) -> list[np.ndarray]:
+    """Arrays as NumPy's; all are copied at once, not one after the other."""
+    import jax
+    return list(map(np.asarray, jax.device_get(list(arrays))))
 
 
 def found() -> str:

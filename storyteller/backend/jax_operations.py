@@ -190,21 +190,23 @@ def register() -> None:
             return value, *gradients
         return with_gradients if op.gradient else cost
 
+    def of_largest_blocks(x, k, width=32):
+        # The largest lie in the blocks with the largest maxima, which are found likewise: only a few thousand numbers
+        # are ever sorted.  top_k takes the first of equals, and blocks are kept in order, so equal numbers come out as
+        # they stand.
+        if x.shape[0] <= 2 * k * width:
+            return jax.lax.top_k(x, k)
+        blocks = jnp.pad(x, (0, -x.shape[0] % width), constant_values=-jnp.inf).reshape(-1, width)
+        chosen = jnp.sort(of_largest_blocks(blocks.max(axis=1), k)[1])
+        values, where = jax.lax.top_k(blocks[chosen].reshape(-1), k)
+        return values, chosen[where // width] * width + where % width
+
     @converts(operations._Largest)
     def _(op):
         def largest(x):
-            # The largest lie in the blocks with the largest maxima: only those are sorted.  Both top_k take the first
-            # of equals, and blocks are kept in order, so equal numbers come out as they stand.
-            x = x[::-1] if op.last_first else x
-            k, width = min(op.count, x.shape[0]), 256
-            if x.shape[0] <= 4 * k * width:
-                values, where = jax.lax.top_k(x, k)
-            else:
-                blocks = jnp.pad(x, (0, -x.shape[0] % width), constant_values=-jnp.inf).reshape(-1, width)
-                chosen = jnp.sort(jax.lax.top_k(blocks.max(axis=1), k)[1])
-                values, where = jax.lax.top_k(blocks[chosen].reshape(-1), k)
-                where = chosen[where // width] * width + where % width
-            return values, (x.shape[0] - 1 - where if op.last_first else where).astype(jnp.int64)
+            n = x.shape[0]
+            values, where = of_largest_blocks(x[::-1] if op.last_first else x, min(op.count, n))
+            return values, (n - 1 - where if op.last_first else where).astype(jnp.int64)
         return largest
 
     @converts(operations._Scale)
