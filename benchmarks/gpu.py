@@ -26,7 +26,8 @@ from storyteller.training import losses, optimise
 
 # Of the published models, and of the training that issue and docs speak of.
 ORIGINAL = {"photos": 64, "all_captions": 414113, "captions": 10000, "sentences": 100, "beam": 50, "words": 40,
-            "n_words": 40000, "dim": 2400, "dim_word": 620, "joint": 1024, "train_words": 20000, "batch": 64, "length": 60}
+            "n_words": 40000, "dim": 2400, "dim_word": 620, "joint": 1024,
+            "train_words": 20000, "batch": 64, "length": 60}
 TINY = {"photos": 1, "all_captions": 300, "captions": 40, "sentences": 10, "beam": 5, "words": 5, "n_words": 300,
         "dim": 16, "dim_word": 12, "joint": 24, "train_words": 200, "batch": 4, "length": 6}
 

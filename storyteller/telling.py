@@ -55,13 +55,15 @@ yes all one two some any there here very too just only again more said says at b
 
 @dataclass(frozen=True)
 class Sentence:
-    """A candidate: its words, the states after it, and its costs in nats given x and given b alone."""
+    """A candidate: its words, the states after it, its costs in nats given x and given b alone, and what part of the
+    first one is of a last word that was chosen for its rhyme."""
 
     words: list[int]
     states: np.ndarray
     cost: float
     plain_cost: float
     finished: bool
+    forced: float = 0.0
 
 
 def words_of(text: str) -> list[str]:
@@ -193,8 +195,8 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
             last_line = n_words >= min(LENGTHS[1], maxlen) - 1.5 * verse.LINE     # another two would be too many
         may_end = n_words >= LENGTHS[0] and rhyming is None and (not lines or last in lines.ends)
         for _ in range(verse.ATTEMPTS if lines and rhyming is None else 1):     # until words rhyme with one's end
-            drawn = _draw(dec, states, last, is_whole, candidates, guidance, (temperature, top_k, top_p), rng,
-                          use_unk, may_end, lines, rhyming, last_line)
+            drawn = _draw(dec, states, last, is_whole, candidates * (verse.LINES if lines else 1), guidance,
+                          (temperature, top_k, top_p), rng, use_unk, may_end, lines, rhyming, last_line)
             going = [sentence for sentence in drawn if sentence.words]
             if lines and any(lines.is_rhymable(sentence.words[-2], used) for sentence in going):
                 break
@@ -205,8 +207,8 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
         scores = [_score(sentence, text, texts, cosine, named or {}, verse.LIKELY if lines else LIKELY)
                   for sentence, text, cosine in zip(going, as_text, seen)]
         if lines:
-            scores = [score - FAULT * lines.faults(sentence.words, words_of(text), used) for score, sentence, text
-                      in zip(scores, going, as_text)]
+            scores = [score - FAULT * lines.faults(sentence.words, words_of(text), used)
+                      - verse.FORCED * sentence.forced for score, sentence, text in zip(scores, going, as_text)]
         best = int(np.argmax(scores))
         chosen = going[best]
         if told and n_words + len(chosen.words) > maxlen:
@@ -291,7 +293,8 @@ def _draw(dec: Decoder, states: np.ndarray, last: int, is_whole: Callable[[Seque
                                  else np.argsort(-of_rhymes[0, row])[:verse.RHYMING])
                     for j in likeliest:
                         cost, plain_cost = map(float, start[:, i] - of_rhymes[1:, row, j])
-                        endings.append(Sentence([*words[i][:-2], int(rhyming[j]), mark], rows, cost, plain_cost, True))
+                        endings.append(Sentence([*words[i][:-2], int(rhyming[j]), mark], rows, cost, plain_cost, True,
+                                                -float(of_rhymes[1, row, j])))
         going = np.array([i not in found for i in live])
         if not going.any():
             break
@@ -314,4 +317,5 @@ def _read(dec: Decoder, endings: Sequence[Sentence]) -> list[Sentence]:
     rows = np.arange(m)
     given_x, given_b = logits[rows, marks], logits[m + rows, marks]
     return [Sentence(sentence.words, states[[i, i + m]], float(sentence.cost - given_x[i]),
-                     float(sentence.plain_cost - given_b[i]), True) for i, sentence in enumerate(endings)]
+                     float(sentence.plain_cost - given_b[i]), True, sentence.forced)
+            for i, sentence in enumerate(endings)]

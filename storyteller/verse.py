@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 LINE = 16               # words of a line, at most, and its mark
 ATTEMPTS = 8            # at the candidates of a first line, where nothing rhymes with any
 RHYMING = 4             # words that each second line is tried with at its end
-LIKELY = 2.0            # what the mean log p_x of a word counts, in place of telling.LIKELY: against forced rhymes
+LINES = 2               # how many lines are drawn for each candidate: they are shorter than sentences, and must rhyme
+LIKELY = 4.0            # what the mean log p_x of a word counts, in place of telling.LIKELY
+FORCED = 0.8            # and the log p_x of a last word that was chosen for its rhyme, besides
 RHYMABLE = 8            # words that rhyme with the end of a first line, at least
 SYLLABLES = 8           # of a line, as most of our own have
 UNRHYMABLE = 100.0      # how much of a fault is a first line that nothing rhymes with

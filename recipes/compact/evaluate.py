@@ -174,7 +174,7 @@ class Evaluation:
         folder, dec = os.path.join(self.work, "library"), self.z["dec"]
         own, told = (self._heldout(name) for name in ("own_heldout", "told_heldout"))
         prose = self._heldout("heldout_prose")
-        b = np.load(os.path.join(folder, "romance_0.vectors.npy"), mmap_mode="r")[:20000].mean(axis=0, dtype=np.float64)
+        b = np.load(os.path.join(folder, "romance.vectors.npy"), mmap_mode="r")[:20000].mean(axis=0, dtype=np.float64)
         for name, (texts, vectors), bar in (
                 ("our own stories, given a photo's x", told, 20), ("our own stories, given their vectors", own, None),
                 ("prose, given b", (prose[0], np.broadcast_to(b.astype(np.float32), prose[1].shape)), 62),

@@ -17,7 +17,7 @@ from storyteller.training.corpus import EncodedCorpus
 from . import captions, features, library
 
 NEAREST = 100           # captions that a picture comes to
-TIMES = 5               # how often a story is told, each time of another picture
+TIMES = 6               # how often a story is told, each time of another picture
 WEIGHTS = {"class": 3.0, "photo": 2.0, "caption": 2.0}      # how often each sort of pictures, where there are some
 EXCHANGED = 0.6         # of the stories told of a class, those that name it by its own noun
 
