@@ -204,7 +204,8 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
             break
         as_text = [dec.text(sentence.words) for sentence in going]
         seen = [0.0] * len(going) if similarity is None else similarity(as_text).tolist()
-        scores = [_score(sentence, text, texts, cosine, named or {}, verse.LIKELY if lines else LIKELY)
+        weights = (verse.LIKELY, verse.NAMED) if lines else (LIKELY, NAMED)
+        scores = [_score(sentence, text, texts, cosine, named or {}, *weights)
                   for sentence, text, cosine in zip(going, as_text, seen)]
         if lines:
             scores = [score - FAULT * lines.faults(sentence.words, words_of(text), used)
@@ -237,11 +238,11 @@ def _is_whole(words: Sequence[int], ends: np.ndarray, opening: int | None, closi
 
 
 def _score(sentence: Sentence, text: str, before: Sequence[str], seen: float, named: Mapping[str, float],
-           likely: float) -> float:
+           likely: float, naming: float) -> float:
     n = len(sentence.words)
     added = np.clip((sentence.plain_cost - sentence.cost) / n, -1, 1)
     return (-likely * sentence.cost / n + TOLD_OF * added + SEEN * seen
-            + NAMED * max((named.get(word, 0.0) for word in words_of(text)), default=0.0)
+            + naming * max((named.get(word, 0.0) for word in words_of(text)), default=0.0)
             - FAULT * (faults(text, before) + (not sentence.finished)))
 
 

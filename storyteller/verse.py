@@ -19,8 +19,9 @@ if TYPE_CHECKING:
 LINE = 16               # words of a line, at most, and its mark
 ATTEMPTS = 8            # at the candidates of a first line, where nothing rhymes with any
 RHYMING = 4             # words that each second line is tried with at its end
-LINES = 2               # how many lines are drawn for each candidate: they are shorter than sentences, and must rhyme
+LINES = 2               # lines that are drawn for each candidate: they are shorter than sentences, and must rhyme
 LIKELY = 4.0            # what the mean log p_x of a word counts, in place of telling.LIKELY
+NAMED = 5.0             # what it counts that a line names what the captions name, in place of telling.NAMED
 FORCED = 0.8            # and the log p_x of a last word that was chosen for its rhyme, besides
 RHYMABLE = 8            # words that rhyme with the end of a first line, at least
 SYLLABLES = 8           # of a line, as most of our own have
@@ -74,8 +75,11 @@ class Lines:
         return found[~np.isin(found, used)]
 
     def is_rhymable(self, word: int, used: Sequence[int]) -> bool:
-        """Whether a first line may end with a word: enough others rhyme with it, and no line has ended so."""
-        return word not in used and self._n_rhyming[self._rhymes[word]] > RHYMABLE
+        """Whether a first line may end with a word: enough others rhyme with it, and not all of them have ended a line,
+        nor has it."""
+        rhyme = self._rhymes[word]
+        left = self._n_rhyming[rhyme] - np.count_nonzero(self._rhymes[list(used)] == rhyme)
+        return bool(word not in used and self._n_rhyming[rhyme] > RHYMABLE and left > 1)
 
     def faults(self, line: Sequence[int], words: Sequence[str], used: Sequence[int]) -> float:
         """What a reader stumbles over: too many syllables or too few, and a first line whose end rhymes with little.

@@ -33,7 +33,7 @@ def words_of(story):
 
 def test_files():
     assert not [file for file in config.load({}).needed() if not file.found]
-    assert sum(entry.stat().st_size for entry in os.scandir(compact.FOLDER) if entry.is_file()) < 76e6
+    assert sum(entry.stat().st_size for entry in os.scandir(compact.FOLDER) if entry.is_file()) < 78e6
     for name in ("tale", "romance", "adventure", "verse"):
         assert len(np.load(config.load({}).style_path(name))) == len(np.load(config.load({}).path("negbias")))
 
