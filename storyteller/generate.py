@@ -353,6 +353,9 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     image = image_loc if image is None else image
     _check_parts(z)
     prose, candidates = _told(z, "prose", prose, False), _told(z, "candidates", candidates, 0)
+    if guidance is not None and (sample or not candidates):
+        raise StorytellerError(f"guidance is {shown(guidance)}, but without candidates nothing is guided: give "
+                               "candidates, such as 12, or leave guidance out")
     guidance = _told(z, "guidance", guidance, 1.0)
     k, bw, n_best = check_count("k", k, 1, MOST_CAPTIONS), check_count("bw", bw), check_count("n_best", n_best)
     flags = {"prose": prose, "strict": strict, "show": show}
@@ -481,7 +484,7 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
     bw, n_best, style, sample, candidates, guidance, whole_sentences, lyric
         See :func:`story`.
     captions : sequence of Caption, optional
-        From :func:`nearest_captions`: candidates that name what they name are preferred.
+        From :func:`nearest_captions`: what they name and the picture shows is told of.
     **options
         ``maxlen``, ``use_unk``, ``temperature``, ``top_k``, ``top_p`` and ``seed`` of :func:`story`.
 
@@ -500,7 +503,7 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
         similarity = partial(telling.image_similarity, z["vse"], query)
     first = options.pop("seed", None) or 0
     chosen = {name: value for name, value in options.items() if value is not None}
-    named = telling.named_by([caption.text for caption in captions])
+    named = telling.named_by([caption.text for caption in captions], similarity)
     b, style_name = _book_style(z, style)
     lyric = style_name == VERSE if lyric is None else lyric
     return [telling.tell(z["dec"], thought, b, candidates, guidance, seed=first + i, similarity=similarity,

@@ -2,10 +2,14 @@
 
 A decoder's next sentence is drawn some times over and the candidates are compared: how likely each is, how much
 likelier the picture makes it than the style alone does (the mutual information of Li et al. 2016, arXiv:1510.03055,
-section 3), how near the joint embedding finds it to the picture, whether it names what the captions name, and whether
+section 3), how near the joint embedding finds it to the picture, whether it names what the picture shows, and whether
 it has faults that a reader sees at once.  The words are drawn with guidance (Ho & Salimans 2022, arXiv:2207.12598):
 from p_b (p_x / p_b)^w, where p_x is given the shifted thought and p_b the mean vector of all styles, so that both the
 picture and the style are exaggerated; with a decoder that does not know it, the style's alone.
+
+The mean thought of a hundred captions says "fruit" more than "pineapple".  So what the picture shows is made likelier
+as the first noun of a story (adding to the logits of keywords is of Pascual et al. 2021, arXiv:2109.09707, section 3);
+from there on the decoder's own state keeps it.
 
 Verse is written in the same way, line by line: see :mod:`storyteller.verse`.
 """
@@ -31,10 +35,14 @@ if TYPE_CHECKING:
 LENGTHS = (38, 72)      # words: a story may end from the first on, and ends with its sentence from the second on
 SENTENCE = 64           # words of a sentence, at most
 ENDS = 0.5              # a story ends where so many of the candidates would end it
-# Of a candidate's score: mean log p_x and log p_x / p_b of a word, in nats; the cosine with the picture; and the
-# share of the captions that have a content word of the sentence, of the word that most have.
+# Of a candidate's score: mean log p_x and log p_x / p_b of a word, in nats; the cosine with the picture; and how well
+# the content word that fits the picture best does, see named_by.
 LIKELY, TOLD_OF, SEEN, NAMED = 1.0, 1.0, 8.0, 2.0
 FAULT = 2.5             # nats that a fault costs
+# What the picture shows is made likelier as the first noun, by so many nats where it fits best and up to so large a
+# log-probability; words that fit half as well are, too.
+OPENING, LARGEST, FITTING = 9.0, -1.0, 0.5
+RARE = 0.03             # of captions; a word that fewer have is chance
 
 
 HE = frozenset("he him his himself".split())
@@ -51,12 +59,13 @@ a an the this that these those of in on at to for with from by about into over u
 but so if as than then when while where who which what he she it they i you we him her them me us his hers its their my
 your our was is are were be been being had has have did do does would could can may might must shall should will not no
 yes all one two some any there here very too just only again more said says at back""".split())
+DETERMINERS = frozenset("a an the this that my your his her its our their".split())
 
 
 @dataclass(frozen=True)
 class Sentence:
-    """A candidate: its words, the states after it, its costs in nats given x and given b alone, and what part of the
-    first one is of a last word that was chosen for its rhyme."""
+    """A candidate: its words, the states after it, its costs in nats given x and given b alone, what part of the first
+    one is of a last word that was chosen for its rhyme, and what part is forgiven for naming what the picture shows."""
 
     words: list[int]
     states: np.ndarray
@@ -64,6 +73,7 @@ class Sentence:
     plain_cost: float
     finished: bool
     forced: float = 0.0
+    forgiven: float = 0.0
 
 
 def words_of(text: str) -> list[str]:
@@ -71,10 +81,26 @@ def words_of(text: str) -> list[str]:
     return re.findall(r"[^\W_](?:[\w']*\w)?", detokenize(text).lower())
 
 
-def named_by(captions: Sequence[str]) -> dict[str, float]:
-    """Content words of captions, each with the share of the captions that have it: what a picture shows."""
+def named_by(captions: Sequence[str], similarity: Callable[[list[str]], np.ndarray] | None = None) -> dict[str, float]:
+    """What a picture shows: content words of its captions, and how well each fits it, 1 for the best.
+
+    A word fits by its cosine with the picture times the root of the share of the captions that have it; without
+    ``similarity`` by that share.  Of a pineapple on a table few captions say pineapple, more say table.
+
+    Parameters
+    ----------
+    captions : sequence of str
+    similarity : callable, optional
+        Words -> array (n,), cosines with the picture.
+    """
     counts = Counter(word for caption in captions for word in set(words_of(caption)) if _has_content(word))
-    return {word: count / len(captions) for word, count in counts.items()}
+    shares = {word: count / len(captions) for word, count in counts.items() if count >= RARE * len(captions)}
+    fits = shares
+    if similarity is not None and shares:
+        cosines = similarity(list(shares)).tolist()
+        fits = {word: cosine * shares[word] ** 0.5 for word, cosine in zip(shares, cosines) if cosine > 0} or shares
+    best = max(fits.values(), default=1.0)
+    return {word: fit / best for word, fit in fits.items()}
 
 
 def _has_content(word: str) -> bool:
@@ -158,7 +184,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     similarity : callable, optional
         Sentences as texts of the decoder -> array (n,), cosines with the picture.
     named : mapping of str to float, optional
-        Of :func:`named_by`.
+        Of :func:`named_by`: what the story should name.
     lyric : bool
         Write rhyming pairs of lines, with a decoder that knows what rhymes (:class:`storyteller.verse.Lines`).
 
@@ -181,6 +207,9 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     ends = np.array(dec.options.get("ends") or sentence_ends(dec.vocabulary), dtype=np.int64)
     opening, closing = (dec.vocabulary.index(mark) if mark in dec.vocabulary else None for mark in ("``", "''"))
     is_whole = lines.is_whole if lines else partial(_is_whole, ends=ends, opening=opening, closing=closing)
+    drawing = _Drawing(dec, is_whole, candidates * (verse.LINES if lines else 1), guidance,
+                       (temperature, top_k, top_p), rng, use_unk, lines)
+    first_noun: _FirstNoun | None = _FirstNoun(dec.vocabulary, named or {})
     states, last = dec.f_init(contexts), search.FIRST
     finished, enough = True, False
     told: list[Sentence] = []
@@ -195,8 +224,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
             last_line = n_words >= min(LENGTHS[1], maxlen) - 1.5 * verse.LINE     # another two would be too many
         may_end = n_words >= LENGTHS[0] and rhyming is None and (not lines or last in lines.ends)
         for _ in range(verse.ATTEMPTS if lines and rhyming is None else 1):     # until words rhyme with one's end
-            drawn = _draw(dec, states, last, is_whole, candidates * (verse.LINES if lines else 1), guidance,
-                          (temperature, top_k, top_p), rng, use_unk, may_end, lines, rhyming, last_line)
+            drawn = drawing.sentences(states, last, may_end, rhyming, last_line, first_noun)
             going = [sentence for sentence in drawn if sentence.words]
             if lines and any(lines.is_rhymable(sentence.words[-2], used) for sentence in going):
                 break
@@ -216,6 +244,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
             finished = False
             break
         told.append(chosen)
+        first_noun = None if first_noun is None or first_noun.is_among(chosen.words) else first_noun
         texts.append(as_text[best])
         near.append(seen[best])
         states, last, finished = chosen.states, chosen.words[-1], chosen.finished
@@ -241,71 +270,121 @@ def _score(sentence: Sentence, text: str, before: Sequence[str], seen: float, na
            likely: float, naming: float) -> float:
     n = len(sentence.words)
     added = np.clip((sentence.plain_cost - sentence.cost) / n, -1, 1)
-    return (-likely * sentence.cost / n + TOLD_OF * added + SEEN * seen
+    return (-likely * (sentence.cost - sentence.forgiven) / n + TOLD_OF * added + SEEN * seen
             + naming * max((named.get(word, 0.0) for word in words_of(text)), default=0.0)
             - FAULT * (faults(text, before) + (not sentence.finished)))
 
 
-def _draw(dec: Decoder, states: np.ndarray, last: int, is_whole: Callable[[Sequence[int]], bool], n: int,
-          guidance: float, how: tuple[float, int | None, float | None], rng: np.random.Generator, use_unk: bool,
-          may_end: bool, lines: verse.Lines | None = None, rhyming: np.ndarray | None = None,
-          last_line: bool = False) -> list[Sentence]:
-    """Candidates of the next sentence or line; one without words would end the story."""
-    # Candidates that have told the same so far are one hypothesis: m of them given x, then as many given b.
-    both, y = states, np.full(1, last, dtype=np.int64)
-    live, which = np.arange(n), np.zeros(n, dtype=np.int64)     # candidates, and the hypothesis of each
-    words: list[list[int]] = [[] for _ in range(n)]
-    costs, before, found = np.zeros((2, n)), np.zeros((2, n)), {}
-    of_rhymes = np.zeros((3, 1, 0))     # choice and log-probabilities of the words that rhyme, in place of y
-    endings: list[Sentence] = []
-    limit = verse.LINE if lines else SENTENCE
-    for position in range(limit):
-        begun = both
-        logits, both = dec.step(np.concatenate([y, y]), both)
-        logits = logits - search.log_normaliser(logits, logits.max(axis=1))[:, None]
-        m = len(y)
-        given_x, given_b = logits[:m], logits[m:]
-        choice = given_b + np.float32(guidance) * (given_x - given_b)
-        if not use_unk:
-            choice[:, UNK_ID] = -np.inf
-        if position or not may_end:
-            choice[:, END_ID] = -np.inf
-        if lines:
-            choice[:, lines.unwanted if position else [*lines.unwanted, *lines.marks]] = -np.inf
-            if position == limit - 1:
-                choice[:, lines.no_marks] = -np.inf
-        # Each candidate has its own numbers, so that it does not depend on where the others end.
-        u, drawn = rng.random(n)[live], np.empty(len(live), dtype=np.int64)
-        for hypothesis in range(m):
-            mine = which == hypothesis
-            drawn[mine] = search.draw(choice[hypothesis], *how, u[mine])
-        start, before[:, live] = before.copy(), costs[:, live]
-        costs[:, live] -= given_x[which, drawn], given_b[which, drawn]
-        for i, row, word in zip(live, which, drawn):
-            if word != END_ID:
-                words[i].append(int(word))
-            ended = is_whole(words[i])
-            if word == END_ID or ended or position == limit - 1:
-                found[i] = Sentence(words[i], both[[row, row + m]], float(costs[0, i]), float(costs[1, i]), ended)
-                if ended and lines and rhyming is not None:
-                    rows, mark = begun[[row, row + m]], lines.full_stop if last_line else int(word)
-                    # That it rhymes by itself is best.
-                    likeliest = (np.flatnonzero(rhyming == words[i][-2]) if words[i][-2] in rhyming
-                                 else np.argsort(-of_rhymes[0, row])[:verse.RHYMING])
-                    for j in likeliest:
-                        cost, plain_cost = map(float, start[:, i] - of_rhymes[1:, row, j])
-                        endings.append(Sentence([*words[i][:-2], int(rhyming[j]), mark], rows, cost, plain_cost, True,
-                                                -float(of_rhymes[1, row, j])))
-        going = np.array([i not in found for i in live])
-        if not going.any():
-            break
-        n_words = logits.shape[1]
-        different, after = np.unique(which[going] * n_words + drawn[going], return_inverse=True)
-        parents, y = np.divmod(different, n_words)
-        live, which, both = live[going], after.reshape(-1), both[np.concatenate([parents, parents + m])]
-        if rhyming is not None:
-            of_rhymes = np.stack([some[np.ix_(parents, rhyming)] for some in (choice, given_x, given_b)])
-    return _read(dec, endings) if endings else [found[i] for i in sorted(found)]
+class _FirstNoun:
+    """What the picture shows, to be made likelier after the first determiner of a sentence.
+
+    Parameters
+    ----------
+    vocabulary : sequence of str
+        The decoder's.
+    named : mapping of str to float
+        Of :func:`named_by`.
+    """
+
+    def __init__(self, vocabulary: Sequence[str], named: Mapping[str, float]):
+        number = {word: i for i, word in enumerate(vocabulary)}
+        fitting = [word for word, fit in named.items() if fit >= FITTING and word in number]
+        self._words = np.array([number[word] for word in fitting], dtype=np.int64)
+        nats = np.array([OPENING * named[word] for word in fitting], dtype=np.float32)
+        vowel = np.array([word[0] in "aeiou" for word in fitting], bool)
+        several = np.array([bool(re.search(r"[^sui]s$|(people|men|children)$", word)) for word in fitting], bool)
+        self._nats = {i: nats * {"a": ~vowel & ~several, "an": vowel & ~several}.get(word.lower(), 1)
+                      for i, word in enumerate(vocabulary) if word.lower() in DETERMINERS}
+
+    def is_among(self, words: Sequence[int]) -> bool:
+        """Whether a sentence names it."""
+        return bool(np.isin(self._words, words).any())
+
+    def added(self, words: Sequence[int], log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Words that may come next in a sentence, and the nats that each is likelier than log_p (n_words,) says."""
+        if not words or words[-1] not in self._nats or any(word in self._nats for word in words[:-1]):
+            return self._words[:0], np.zeros(0, np.float32)
+        return self._words, np.minimum(self._nats[words[-1]], np.maximum(LARGEST - log_p[self._words], 0))
+
+
+@dataclass(frozen=True)
+class _Drawing:
+    """How candidates are drawn."""
+
+    dec: Decoder
+    is_whole: Callable[[Sequence[int]], bool]
+    n: int
+    guidance: float
+    how: tuple[float, int | None, float | None]
+    rng: np.random.Generator
+    use_unk: bool
+    lines: verse.Lines | None
+
+    def sentences(self, states: np.ndarray, last: int, may_end: bool, rhyming: np.ndarray | None, last_line: bool,
+                  first_noun: _FirstNoun | None) -> list[Sentence]:
+        """Candidates of the next sentence or line; one without words would end the story."""
+        # Candidates that have told the same so far are one hypothesis: m of them given x, then as many given b.
+        both, y = states, np.full(1, last, dtype=np.int64)
+        live, which = np.arange(self.n), np.zeros(self.n, dtype=np.int64)     # candidates, and the hypothesis of each
+        words: list[list[int]] = [[] for _ in range(self.n)]
+        # Of each candidate: given x, given b, and forgiven.
+        costs, before, found = np.zeros((3, self.n)), np.zeros((3, self.n)), {}
+        of_rhymes = np.zeros((3, 1, 0))     # choice and log-probabilities of the words that rhyme, in place of y
+        endings: list[Sentence] = []
+        limit = verse.LINE if self.lines else SENTENCE
+        for position in range(limit):
+            begun = both
+            logits, both = self.dec.step(np.concatenate([y, y]), both)
+            logits = logits - search.log_normaliser(logits, logits.max(axis=1))[:, None]
+            m = len(y)
+            given_x, given_b = logits[:m], logits[m:]
+            choice = given_b + np.float32(self.guidance) * (given_x - given_b)
+            if not self.use_unk:
+                choice[:, UNK_ID] = -np.inf
+            if position or not may_end:
+                choice[:, END_ID] = -np.inf
+            if self.lines:
+                choice[:, self.lines.unwanted if position else [*self.lines.unwanted, *self.lines.marks]] = -np.inf
+                if position == limit - 1:
+                    choice[:, self.lines.no_marks] = -np.inf
+            # Each candidate has its own numbers, so that it does not depend on where the others end.
+            u, drawn, forgiven = self.rng.random(self.n)[live], np.empty(len(live), np.int64), np.zeros(len(live))
+            for hypothesis in range(m):
+                mine = which == hypothesis
+                if first_noun is not None:
+                    likelier, nats = first_noun.added(words[live[np.argmax(mine)]], given_x[hypothesis])
+                    choice[hypothesis, likelier] += nats
+                drawn[mine] = search.draw(choice[hypothesis], *self.how, u[mine])
+                if first_noun is not None:
+                    forgiven[mine] = (drawn[mine, None] == likelier) @ nats
+            start, before[:, live] = before.copy(), costs[:, live]
+            costs[:, live] += -given_x[which, drawn], -given_b[which, drawn], forgiven
+            for i, row, word in zip(live, which, drawn):
+                if word != END_ID:
+                    words[i].append(int(word))
+                ended = self.is_whole(words[i])
+                if word == END_ID or ended or position == limit - 1:
+                    cost, plain_cost, forgiveness = costs[:, i].tolist()
+                    found[i] = Sentence(words[i], both[[row, row + m]], cost, plain_cost, ended, 0.0, forgiveness)
+                    if ended and self.lines and rhyming is not None:
+                        rows, mark = begun[[row, row + m]], self.lines.full_stop if last_line else int(word)
+                        # That it rhymes by itself is best.
+                        likeliest = (np.flatnonzero(rhyming == words[i][-2]) if words[i][-2] in rhyming
+                                     else np.argsort(-of_rhymes[0, row])[:verse.RHYMING])
+                        for j in likeliest:
+                            cost, plain_cost = (start[:2, i] - of_rhymes[1:, row, j]).tolist()
+                            endings.append(Sentence([*words[i][:-2], int(rhyming[j]), mark], rows, cost, plain_cost,
+                                                    True, -float(of_rhymes[1, row, j]), float(start[2, i])))
+            going = np.array([i not in found for i in live])
+            if not going.any():
+                break
+            n_words = logits.shape[1]
+            different, after = np.unique(which[going] * n_words + drawn[going], return_inverse=True)
+            parents, y = np.divmod(different, n_words)
+            live, which, both = live[going], after.reshape(-1), both[np.concatenate([parents, parents + m])]
+            if rhyming is not None:
+                of_rhymes = np.stack([some[np.ix_(parents, rhyming)] for some in (choice, given_x, given_b)])
+        return _read(self.dec, endings) if endings else [found[i] for i in sorted(found)]
 
 
 def _read(dec: Decoder, endings: Sequence[Sentence]) -> list[Sentence]:
@@ -318,5 +397,5 @@ def _read(dec: Decoder, endings: Sequence[Sentence]) -> list[Sentence]:
     rows = np.arange(m)
     given_x, given_b = logits[rows, marks], logits[m + rows, marks]
     return [Sentence(sentence.words, states[[i, i + m]], float(sentence.cost - given_x[i]),
-                     float(sentence.plain_cost - given_b[i]), True, sentence.forced)
+                     float(sentence.plain_cost - given_b[i]), True, sentence.forced, sentence.forgiven)
             for i, sentence in enumerate(endings)]
