@@ -352,6 +352,9 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
         raise StorytellerError("story needs one picture: image_loc, of which image is another name")
     image = image_loc if image is None else image
     _check_parts(z)
+    if candidates and sample:
+        raise StorytellerError(f"sample is {shown(sample)} and candidates is {shown(candidates)}: a story is drawn at "
+                               "random or the best of candidates; leave one of the two out")
     prose, candidates = _told(z, "prose", prose, False), _told(z, "candidates", candidates, 0)
     if guidance is not None and (sample or not candidates):
         raise StorytellerError(f"guidance is {shown(guidance)}, but without candidates nothing is guided: give "
@@ -462,14 +465,29 @@ def shifted_thought(z: Mapping[str, Any], captions: Sequence[Caption | str], sty
     array (dim,) float32
         F(x) = x - c + b.
     """
-    texts = [caption.text if isinstance(caption, Caption) else caption for caption in captions]
+    texts = _texts(captions)
+    if not texts:
+        raise StorytellerError("captions is empty: expected at least one caption to think of")
     thoughts = skipthoughts.encode(z["stv"], texts, verbose=False)
     return shift(thoughts.mean(axis=0), z["bneg"], _book_style(z, style)[0], strength)
 
 
+def _texts(captions: Sequence[Caption | str]) -> list[str]:
+    """Captions as texts."""
+    if isinstance(captions, str) or not isinstance(captions, Iterable):
+        raise StorytellerError(f"captions is {shown(captions)}: expected a list of captions, as nearest_captions gives "
+                               "them, or of texts")
+    texts = [caption.text if isinstance(caption, Caption) else caption for caption in captions]
+    for text in texts:
+        if not isinstance(text, str):
+            raise StorytellerError(f"captions has {shown(text)} in it: expected captions, as nearest_captions gives "
+                                   "them, or texts")
+    return texts
+
+
 def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarray | None = None, bw: int = 50,
                    n_best: int = 1, *, style: Style = None, sample: bool = False, candidates: int = 0,
-                   guidance: float = 1.0, captions: Sequence[Caption] = (), whole_sentences: bool = False,
+                   guidance: float = 1.0, captions: Sequence[Caption | str] = (), whole_sentences: bool = False,
                    lyric: bool | None = None, **options: Any) -> list[Passage]:
     """The fourth stage: passages about a thought, the one to be told first.
 
@@ -480,11 +498,11 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
     thought : array (dim,) float32
         From :func:`shifted_thought`.
     features : array (n_features,) float32, optional
-        From :func:`image_features`: candidates are compared with them.
+        From :func:`image_features`: candidates are compared with them; without, by the rest alone.
     bw, n_best, style, sample, candidates, guidance, whole_sentences, lyric
-        See :func:`story`.
-    captions : sequence of Caption, optional
-        From :func:`nearest_captions`: what they name and the picture shows is told of.
+        See :func:`story`; but for the defaults, which are the original's.  The style has to be that of the thought.
+    captions : sequence of Caption or str, optional
+        From :func:`nearest_captions`: with candidates, what they name and the picture shows is told of.
     **options
         ``maxlen``, ``use_unk``, ``temperature``, ``top_k``, ``top_p`` and ``seed`` of :func:`story`.
 
@@ -503,7 +521,7 @@ def write_passages(z: Mapping[str, Any], thought: np.ndarray, features: np.ndarr
         similarity = partial(telling.image_similarity, z["vse"], query)
     first = options.pop("seed", None) or 0
     chosen = {name: value for name, value in options.items() if value is not None}
-    named = telling.named_by([caption.text for caption in captions], similarity)
+    named = telling.named_by(_texts(captions), similarity)
     b, style_name = _book_style(z, style)
     lyric = style_name == VERSE if lyric is None else lyric
     return [telling.tell(z["dec"], thought, b, candidates, guidance, seed=first + i, similarity=similarity,

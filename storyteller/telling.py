@@ -84,8 +84,9 @@ def words_of(text: str) -> list[str]:
 def named_by(captions: Sequence[str], similarity: Callable[[list[str]], np.ndarray] | None = None) -> dict[str, float]:
     """What a picture shows: content words of its captions, and how well each fits it, 1 for the best.
 
-    A word fits by its cosine with the picture times the root of the share of the captions that have it; without
-    ``similarity`` by that share.  Of a pineapple on a table few captions say pineapple, more say table.
+    Nothing where there are no such words.  A word fits by its cosine with the picture times the root of the share of
+    the captions that have it; without ``similarity``, and where no word is anything like the picture, by that share.
+    Of a pineapple on a table few captions say pineapple, more say table.
 
     Parameters
     ----------

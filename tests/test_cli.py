@@ -98,9 +98,15 @@ def test_wrong_options_of_drawing(arguments):
 
 
 def test_wrong_usage(capsys, tmp_path):
+    no_candidates = str(tmp_path / "settings.py")
+    Path(no_candidates).write_text("telling = {'candidates': 0}\n")
     for option in ("--temperature", "--top-k", "--top-p", "--seed"):
         assert usage(IMAGE, "--candidates", "0", option, "1") == 2
         assert option in capsys.readouterr().err
+    for line in (["--sample", "--candidates", "3"], ["--guidance", "1", "--sample"],
+                 ["--guidance", "1", "--candidates", "0"], ["--guidance", "1", "--config", no_candidates]):
+        assert usage(IMAGE, *line) == 2
+        assert line[0] in capsys.readouterr().err
     for line in (["chekc"], ["trian", "decoder", "x"], ["Evaluate", "trec"]):
         assert usage(*line) == 2
         assert "did you mean" in capsys.readouterr().err

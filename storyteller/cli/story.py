@@ -37,7 +37,7 @@ settings: --config FILE, else the file named by STORYTELLER_CONFIG, else ./confi
 
 examples:
   storyteller photo.jpg
-  storyteller photo.jpg --style adventure --beam-width 20 --n-best 3
+  storyteller photo.jpg --style adventure --n-best 3
   storyteller photos/*.jpg --json > stories.json
   storyteller photos/*.jpg --html stories.html
   storyteller batch photos -o stories.jsonl --workers 2
@@ -65,8 +65,8 @@ def add_telling(parser: argparse.ArgumentParser) -> None:
     """Give a parser the options of how a story is told."""
     add = parser.add_argument
     add("-k", type=whole(), default=100, metavar="N", help="nearest captions to think of (default: %(default)s)")
-    add("-b", "--beam-width", type=whole(), default=50, metavar="N", help="a wider beam takes longer and finds "
-        "likelier stories (default: %(default)s)")
+    add("-b", "--beam-width", type=whole(), default=50, metavar="N", help="with --candidates 0: a wider beam "
+        "takes longer and finds likelier stories (default: %(default)s)")
     add("--style", metavar="NAME|FILE", help="book style: a name (romance) or an .npy file (default: the "
         "settings' posbias)")
     add("--strength", type=real(), default=1.0, metavar="X", help="of the style shift; 0 tells in caption "
@@ -77,8 +77,8 @@ def add_telling(parser: argparse.ArgumentParser) -> None:
         "before punctuation, or the decoder's own words (default: the settings')")
     add("--candidates", type=whole(0), metavar="N", help="tell sentence by sentence, each the best of N drawn at "
         "random; 0: the likeliest story of a beam search (default: the settings')")
-    add("--guidance", type=real(), metavar="X", help="with --candidates: above 1 the picture counts more "
-        "(default: the settings')")
+    add("--guidance", type=real(), metavar="X", help="with --candidates: above 1 what the picture and the "
+        "style add is exaggerated, 0 leaves it out (default: the settings')")
     add("--sample", action="store_true", help="draw the words at random instead of searching")
     add("--temperature", type=real(0), metavar="T", help="of what is drawn: below 1 more conservative, above 1 more "
         "random")
@@ -98,10 +98,19 @@ def telling_options(options: argparse.Namespace) -> dict[str, Any]:
     """Options of :func:`storyteller.generate.story`, as the arguments say."""
     sampling = {name: getattr(options, name) for name in ("temperature", "top_k", "top_p", "seed")
                 if getattr(options, name) is not None}
-    if sampling and not options.sample and not (config.load(options.config).telling.get("candidates")
-                                                if options.candidates is None else options.candidates):
-        names = ", ".join("--" + name.replace("_", "-") for name in sampling)
-        raise UsageError(f"{names}: only with --sample or --candidates, which draw words at random")
+    if options.sample and options.candidates:
+        raise UsageError("--sample, --candidates: a story is drawn at random or the best of candidates; give one of "
+                         "them")
+    if options.sample and options.guidance is not None:
+        raise UsageError("--guidance: only with --candidates, and without --sample")
+    if options.guidance is not None or sampling and not options.sample:
+        candidates = (config.load(options.config).telling.get("candidates") if options.candidates is None
+                      else options.candidates)
+        if not candidates and options.guidance is not None:
+            raise UsageError("--guidance: only with --candidates; nothing else is guided")
+        if not candidates:
+            names = ", ".join("--" + name.replace("_", "-") for name in sampling)
+            raise UsageError(f"{names}: only with --sample or --candidates, which draw words at random")
     return {**sampling, "k": options.k, "bw": options.beam_width, "lyric": options.lyric, "style": options.style,
             "strength": options.strength, "sample": options.sample, "maxlen": options.max_words or 1000,
             "whole_sentences": options.max_words is not None,
