@@ -352,18 +352,19 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
         raise StorytellerError("story needs one picture: image_loc, of which image is another name")
     image = image_loc if image is None else image
     _check_parts(z)
-    if candidates and sample:
-        raise StorytellerError(f"sample is {shown(sample)} and candidates is {shown(candidates)}: a story is drawn at "
-                               "random or the best of candidates; leave one of the two out")
+    asked = {name for name, value in (("candidates", candidates), ("guidance", guidance)) if value is not None}
     prose, candidates = _told(z, "prose", prose, False), _told(z, "candidates", candidates, 0)
-    if guidance is not None and (sample or not candidates):
-        raise StorytellerError(f"guidance is {shown(guidance)}, but without candidates nothing is guided: give "
-                               "candidates, such as 12, or leave guidance out")
     guidance = _told(z, "guidance", guidance, 1.0)
     k, bw, n_best = check_count("k", k, 1, MOST_CAPTIONS), check_count("bw", bw), check_count("n_best", n_best)
     flags = {"prose": prose, "strict": strict, "show": show}
     prose, strict, show = (check_flag(name, flag) for name, flag in flags.items())
     options = _writing_options(sample, candidates, guidance, maxlen, use_unk, temperature, top_k, top_p, seed)
+    if sample and candidates and "candidates" in asked:
+        raise StorytellerError(f"sample is True and candidates is {shown(candidates)}: a story is drawn at random or "
+                               "the best of candidates; leave one of the two out")
+    if "guidance" in asked and (sample or not candidates):
+        raise StorytellerError(f"guidance is {shown(guidance)}, but without candidates nothing is guided: give "
+                               "candidates, such as 12, or leave guidance out")
     strength = check_number("strength", strength)
     b, style_name = _book_style(z, style)
     lyric = style_name == VERSE if lyric is None else check_flag("lyric", lyric)
@@ -464,6 +465,11 @@ def shifted_thought(z: Mapping[str, Any], captions: Sequence[Caption | str], sty
     -------
     array (dim,) float32
         F(x) = x - c + b.
+
+    Raises
+    ------
+    StorytellerError
+        If there are no captions, or something else among them.
     """
     texts = _texts(captions)
     if not texts:

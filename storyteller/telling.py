@@ -8,7 +8,7 @@ from p_b (p_x / p_b)^w, where p_x is given the shifted thought and p_b the mean 
 picture and the style are exaggerated; with a decoder that does not know it, the style's alone.
 
 The mean thought of a hundred captions says "fruit" more than "pineapple".  So what the picture shows is made likelier
-as the first noun of a story (adding to the logits of keywords is of Pascual et al. 2021, arXiv:2109.09707, section 3);
+as the first noun of a story (shifting the distribution towards keywords is of Pascual et al. 2021, arXiv:2109.09707);
 from there on the decoder's own state keeps it.
 
 Verse is written in the same way, line by line: see :mod:`storyteller.verse`.
@@ -93,6 +93,11 @@ def named_by(captions: Sequence[str], similarity: Callable[[list[str]], np.ndarr
     captions : sequence of str
     similarity : callable, optional
         Words -> array (n,), cosines with the picture.
+
+    Returns
+    -------
+    dict of str to float
+        0 to 1, lower-case words.
     """
     counts = Counter(word for caption in captions for word in set(words_of(caption)) if _has_content(word))
     shares = {word: count / len(captions) for word, count in counts.items() if count >= RARE * len(captions)}
@@ -210,7 +215,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     is_whole = lines.is_whole if lines else partial(_is_whole, ends=ends, opening=opening, closing=closing)
     drawing = _Drawing(dec, is_whole, candidates * (verse.LINES if lines else 1), guidance,
                        (temperature, top_k, top_p), rng, use_unk, lines)
-    first_noun: _FirstNoun | None = _FirstNoun(dec.vocabulary, named or {})
+    first_noun: _FirstNoun | None = _FirstNoun(dec["worddict"], named or {})
     states, last = dec.f_init(contexts), search.FIRST
     finished, enough = True, False
     told: list[Sentence] = []
@@ -281,28 +286,29 @@ class _FirstNoun:
 
     Parameters
     ----------
-    vocabulary : sequence of str
+    worddict : mapping of str to int
         The decoder's.
     named : mapping of str to float
         Of :func:`named_by`.
     """
 
-    def __init__(self, vocabulary: Sequence[str], named: Mapping[str, float]):
-        number = {word: i for i, word in enumerate(vocabulary)}
-        fitting = [word for word, fit in named.items() if fit >= FITTING and word in number]
-        self._words = np.array([number[word] for word in fitting], dtype=np.int64)
+    def __init__(self, worddict: Mapping[str, int], named: Mapping[str, float]):
+        fitting = [word for word, fit in named.items() if fit >= FITTING and word in worddict]
+        self._words = np.array([worddict[word] for word in fitting], dtype=np.int64)
         nats = np.array([OPENING * named[word] for word in fitting], dtype=np.float32)
         vowel = np.array([word[0] in "aeiou" for word in fitting], bool)
+        # Neither a bus, a kiss nor an iris is several.
         several = np.array([bool(re.search(r"[^sui]s$|(people|men|children)$", word)) for word in fitting], bool)
         self._nats = {i: nats * {"a": ~vowel & ~several, "an": vowel & ~several}.get(word.lower(), 1)
-                      for i, word in enumerate(vocabulary) if word.lower() in DETERMINERS}
+                      for word, i in worddict.items() if word.lower() in DETERMINERS}
 
     def is_among(self, words: Sequence[int]) -> bool:
         """Whether a sentence names it."""
         return bool(np.isin(self._words, words).any())
 
     def added(self, words: Sequence[int], log_p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Words that may come next in a sentence, and the nats that each is likelier than log_p (n_words,) says."""
+        """Words that may come next in a sentence, (m,) int64, and the nats that each is likelier than ``log_p``
+        (n_words,) float32 says, (m,) float32."""
         if not words or words[-1] not in self._nats or any(word in self._nats for word in words[:-1]):
             return self._words[:0], np.zeros(0, np.float32)
         return self._words, np.minimum(self._nats[words[-1]], np.maximum(LARGEST - log_p[self._words], 0))

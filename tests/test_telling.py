@@ -135,8 +135,9 @@ def test_costs_are_the_decoders_whatever_is_named(dec, monkeypatch):
 
 def test_which_nouns_may_follow_an_article():
     words = ["a", "An", "the", "owl", "dog", "dogs", "people", "bus"]
-    first = telling._FirstNoun(words, {"owl": 1.0, "dog": 1.0, "dogs": 0.5, "people": 1.0, "bus": 0.6, "ran": 1.0,
-                                       "cat": 0.3})
+    worddict = {word: i for i, word in enumerate(words)}
+    first = telling._FirstNoun(worddict, {"owl": 1.0, "dog": 1.0, "dogs": 0.5, "people": 1.0, "bus": 0.6, "ran": 1.0,
+                                          "cat": 0.3})
     log_p = np.full(len(words), -20, np.float32)
 
     def likelier(*before):
@@ -176,7 +177,8 @@ def test_stories(z):
     other = generate.story(z, IMAGE, candidates=4, seed=1, **options)
     assert other.passage == told.alternatives[1].text
     for wrong in ({"candidates": -1}, {"candidates": 0, "seed": 1}, {"candidates": 2, "guidance": "much"},
-                  {"guidance": 1.5}, {"sample": True, "guidance": 1.5}, {"candidates": 2, "sample": True}):
+                  {"guidance": 1.5}, {"sample": True, "guidance": 1.5}, {"candidates": 2, "sample": True},
+                  {"candidates": np.arange(2), "sample": True}):
         with pytest.raises(StorytellerError):
             generate.story(z, IMAGE, **{**options, **wrong})
 

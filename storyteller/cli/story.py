@@ -101,12 +101,11 @@ def telling_options(options: argparse.Namespace) -> dict[str, Any]:
     if options.sample and options.candidates:
         raise UsageError("--sample, --candidates: a story is drawn at random or the best of candidates; give one of "
                          "them")
-    if options.sample and options.guidance is not None:
-        raise UsageError("--guidance: only with --candidates, and without --sample")
-    if options.guidance is not None or sampling and not options.sample:
-        candidates = (config.load(options.config).telling.get("candidates") if options.candidates is None
-                      else options.candidates)
-        if not candidates and options.guidance is not None:
+    guided = options.guidance is not None
+    if guided or sampling and not options.sample:
+        candidates = (0 if options.sample else config.load(options.config).telling.get("candidates")
+                      if options.candidates is None else options.candidates)
+        if not candidates and guided:
             raise UsageError("--guidance: only with --candidates; nothing else is guided")
         if not candidates:
             names = ", ".join("--" + name.replace("_", "-") for name in sampling)
