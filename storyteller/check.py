@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from . import config as _config
-from . import decoder, embedding, files, skipthoughts, style, text
+from . import decoder, embedding, files, skipthoughts, style, text, threads
 from .efficientnet import EfficientNetLite0, load_params
 from .errors import StorytellerError
 from .progress import progress_bar
@@ -41,7 +41,7 @@ def versions() -> dict[str, str]:
     """What storyteller runs on: versions, platform, processors and linear algebra."""
     from importlib import metadata
 
-    from . import __version__, workers
+    from . import __version__
     libraries = []
     for name in LIBRARIES:
         with suppress(metadata.PackageNotFoundError):
@@ -52,7 +52,7 @@ def versions() -> dict[str, str]:
         blas = {f"{found['internal_api']} {found['version']}, {found['num_threads']} threads"
                 for found in threadpool_info() if found["user_api"] == "blas"}
     return {"storyteller": __version__, "python": f"{platform.python_version()} ({platform.python_implementation()})",
-            "platform": f"{platform.platform()}, {workers.cores()} processors", "libraries": ", ".join(libraries),
+            "platform": f"{platform.platform()}, {threads.cores()} processors", "libraries": ", ".join(libraries),
             "linear algebra": "; ".join(sorted(blas)) or "unknown"}
 
 

@@ -18,11 +18,13 @@ from .errors import StorytellerError, check_count, check_floats, shown
 from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, load_params, unit_rows
 from .progress import progress_bar
 from .text import END, END_ID, UNK, UNK_ID, as_sentences, check_dictionary, normalize, warn_unknown, word_indices
+from .threads import in_threads
 
 _log = logging.getLogger(__name__)
 
 # Captions embedded at a time: an interrupted run loses at most one chunk, and the more there are the more begin alike.
 _CHUNK = 32768
+_ROWS = 4096            # vectors that are compared at a time
 _BATCH = 512
 
 
@@ -352,11 +354,13 @@ def nearest(vectors: np.ndarray, query: np.ndarray, k: int) -> tuple[np.ndarray,
         If k is no count, query and vectors do not fit each other, or vectors are not finite.
     """
     k, query = _checked_query(vectors, query, k)
+
+    def work(start: int, stop: int) -> np.ndarray:
+        with np.errstate(invalid="ignore", over="ignore"):
+            return vectors[start:stop] @ query
+
     # Vectors of another dtype, such as float16, are converted for the product: not all at a time.
-    rows = len(vectors) if vectors.dtype == np.float32 else _CHUNK
-    with np.errstate(invalid="ignore", over="ignore"):
-        scores = np.concatenate([vectors[start:start + rows] @ query
-                                 for start in range(0, max(1, len(vectors)), max(1, rows))])
+    scores = np.concatenate([np.zeros(0, np.float32), *in_threads(work, len(vectors), _ROWS)])
     if not np.isfinite(scores).all():
         raise StorytellerError(_NOT_FINITE)
     n = len(scores)

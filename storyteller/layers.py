@@ -6,13 +6,16 @@ the names of the model archives.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Callable
 
 import numpy as np
 
-from . import cache, files
+from . import cache, files, threads
 from .errors import StorytellerError, shown
+
+FEW = 32        # sequences that are worth a thread
 
 
 def dense_shapes(prefix: str, n_in: int | None, n_out: int | None) -> dict[str, tuple]:
@@ -384,11 +387,18 @@ class GRUEncoder(Model):
         # Big-endian bytes sort as the numbers do: those that begin alike come to stand together.
         keys = [np.asarray(sequence, ">i8").tobytes() for sequence in sequences]
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
-        size = 16 * batch_size      # so few that their states stay small, so many that little is run twice
-        for block in (order[start:start + size] for start in range(0, len(order), size)):
+        telling = threading.Lock()
+
+        def work(start: int, stop: int) -> None:
+            block = order[start:stop]
             states[block] = self._run([sequences[i] for i in block], projected, batch_size)
             if progress is not None:
-                progress(len(block))
+                with telling:
+                    progress(len(block))
+
+        # So few that their states stay small, so many that little is run twice.
+        size = min(16 * batch_size, max(FEW, -(-len(order) // threads.count())))
+        threads.in_threads(work, len(order), size)
         return states
 
     def _run(self, sequences: Sequence[np.ndarray], projected: np.ndarray, batch_size: int) -> np.ndarray:

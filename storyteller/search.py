@@ -11,10 +11,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Callable
 
 import numpy as np
 
+from . import threads
 from .errors import StorytellerError, check_count, check_flag, check_floats, check_number
 from .text import END_ID, UNK_ID
 
@@ -23,6 +25,7 @@ FIRST = -1
 # taken, as the last choice.
 UNK_COST = np.float32(1e20)
 _BLOCK = 256
+_ROWS = 8           # that a thread takes at a time
 
 StepFunction = Callable[[np.ndarray, np.ndarray], "tuple[np.ndarray, np.ndarray]"]
 # Last words, costs, which hypotheses of the step before they go on from, and how many continuations are wanted ->
@@ -61,6 +64,18 @@ def log_normaliser(logits: np.ndarray, maxima: np.ndarray) -> np.ndarray:
         return maxima + np.log(total)
 
 
+def log_softmax(logits: np.ndarray) -> np.ndarray:
+    """Logarithms of the softmax of each row: (n, v) -> (n, v) float32."""
+    log_p = np.empty_like(logits)
+
+    def work(start: int, stop: int) -> None:
+        rows = logits[start:stop]
+        np.subtract(rows, log_normaliser(rows, rows.max(axis=1))[:, None], out=log_p[start:stop])
+
+    threads.in_threads(work, len(logits), _ROWS)
+    return log_p
+
+
 def check_logits(maxima: np.ndarray) -> None:
     """StorytellerError where the largest logits (n,), or their log normalisers, are not finite."""
     if not np.isfinite(maxima).all():
@@ -77,6 +92,12 @@ def _block_maxima(x: np.ndarray) -> np.ndarray:
     if whole < width:
         parts.append(x[:, whole:].max(axis=1, keepdims=True))
     return np.concatenate(parts, axis=1)
+
+
+def _summary(logits: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of some rows, :func:`_block_maxima` and :func:`log_normaliser`."""
+    blocks = _block_maxima(logits[start:stop])
+    return blocks, log_normaliser(logits[start:stop], blocks.max(axis=1))
 
 
 def _cheapest(logits: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, count: int, use_unk: bool = True,
@@ -119,8 +140,9 @@ def expander(step: StepFunction, state: np.ndarray, use_unk: bool) -> Expander:
                ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         nonlocal states
         logits, states = step(words, states[parents])
-        blocks = _block_maxima(logits)
-        offsets = costs + log_normaliser(logits, blocks.max(axis=1))
+        found = threads.in_threads(partial(_summary, logits), len(logits), _ROWS)
+        blocks, normalisers = (np.concatenate(parts) for parts in zip(*found))
+        offsets = costs + normalisers
         check_logits(offsets)
         if not use_unk and logits.shape[1] > UNK_ID:
             blocks[:, 0] = np.delete(logits[:, :_BLOCK], UNK_ID, axis=1).max(axis=1)
@@ -269,10 +291,8 @@ def samples(step: StepFunction, state: np.ndarray, n: int, maxlen: int = 1000, u
         if not len(live):
             break
         logits, states = step(last, states)
-        normaliser = log_normaliser(logits, logits.max(axis=1))
-        check_logits(normaliser)
-        log_p = logits - normaliser[:, None]
-        choice = log_p
+        choice = log_p = log_softmax(logits)
+        check_logits(log_p.max(axis=1))
         if not use_unk and log_p.shape[1] > UNK_ID:
             choice = log_p.copy()
             choice[:, UNK_ID] = -np.inf
@@ -317,21 +337,21 @@ def draw(log_p: np.ndarray, temperature: float, top_k: int | None, top_p: float 
         p = np.exp((log_p - log_p.max()) / min(max(temperature, 1e-30), 1e30), dtype=np.float64)
     if top_k is None and top_p is None:
         return _at(np.cumsum(p), u)
-    among = np.arange(len(p)) if top_k is None else np.sort(_largest(p, min(top_k, len(p))))
-    values = p[among]
+    among = None if top_k is None else np.sort(_largest(p, min(top_k, len(p))))
+    values = p if among is None else p[among]
     wanted = values.sum() * (1.0 if top_p is None else top_p)
     # Sorting all words would take most of the time.
     for least in _LIKELY:
-        likely = values >= least
+        likely = np.flatnonzero(values >= least)
         sizes = values[likely]
         if least and sizes.sum() < wanted:
             continue
-        chosen = among[likely]
         order = np.argsort(-sizes, kind="stable")
         mass = np.cumsum(sizes[order])
         if mass[-1] >= wanted:
             break
-    return chosen[order[_at(mass[:int(np.searchsorted(mass, wanted)) + 1], u)]]
+    found = likely[order[_at(mass[:int(np.searchsorted(mass, wanted)) + 1], u)]]
+    return found if among is None else among[found]
 
 
 def _largest(p: np.ndarray, count: int) -> np.ndarray:

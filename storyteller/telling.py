@@ -19,7 +19,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -78,7 +78,12 @@ class Sentence:
 
 def words_of(text: str) -> list[str]:
     """Words of a decoder's passage as a reader counts them: no punctuation, "do n't" is one, lower case."""
-    return re.findall(r"[^\W_](?:[\w']*\w)?", detokenize(text).lower())
+    return list(_words_of(text))
+
+
+@lru_cache(maxsize=4096)        # those of a story's sentences are asked for with every candidate
+def _words_of(text: str) -> tuple[str, ...]:
+    return tuple(re.findall(r"[^\W_](?:[\w']*\w)?", detokenize(text).lower()))
 
 
 def named_by(captions: Sequence[str], similarity: Callable[[list[str]], np.ndarray] | None = None) -> dict[str, float]:
@@ -342,7 +347,7 @@ class _Drawing:
         for position in range(limit):
             begun = both
             logits, both = self.dec.step(np.concatenate([y, y]), both)
-            logits = logits - search.log_normaliser(logits, logits.max(axis=1))[:, None]
+            logits = search.log_softmax(logits)
             m = len(y)
             given_x, given_b = logits[:m], logits[m:]
             choice = given_b + np.float32(self.guidance) * (given_x - given_b)
@@ -399,7 +404,7 @@ def _read(dec: Decoder, endings: Sequence[Sentence]) -> list[Sentence]:
     ends, marks = np.array([sentence.words[-2:] for sentence in endings]).T
     logits, states = dec.step(np.concatenate([ends, ends]),
                               np.concatenate([[sentence.states[i] for sentence in endings] for i in (0, 1)]))
-    logits = logits - search.log_normaliser(logits, logits.max(axis=1))[:, None]
+    logits = search.log_softmax(logits)
     m = len(endings)
     rows = np.arange(m)
     given_x, given_b = logits[rows, marks], logits[m + rows, marks]

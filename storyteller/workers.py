@@ -14,6 +14,7 @@ from concurrent.futures import BrokenExecutor, CancelledError
 from typing import TYPE_CHECKING, Any
 
 from .errors import StorytellerError, check_count
+from .threads import limit
 
 if TYPE_CHECKING:
     from concurrent.futures import ProcessPoolExecutor
@@ -61,17 +62,9 @@ def _received(key: str, data: bytes) -> Shared:
         return Shared(_kept[key])
 
 
-def cores() -> int:
-    """How many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def limit_threads(threads: int) -> None:
     """Let every library of linear algebra that is loaded use so many threads, until this process ends."""
-    threads = check_count("threads", threads)
-    with contextlib.suppress(ImportError):      # a checkout that runs without all requirements is slower at most
-        from threadpoolctl import threadpool_limits
-        threadpool_limits(threads)
+    limit(check_count("threads", threads))
 
 
 @contextlib.contextmanager

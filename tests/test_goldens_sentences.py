@@ -162,7 +162,7 @@ def test_nearest_is_a_full_sort():
 
 def test_nearest_reads_other_floats_in_parts(monkeypatch):
     """The vectors are not copied to float32 as a whole."""
-    monkeypatch.setattr(embedding, "_CHUNK", 300)
+    monkeypatch.setattr(embedding, "_ROWS", 300)
     vectors = np.random.default_rng(0).standard_normal((5000, 64)).astype(np.float16)
     query = vectors[4].astype(np.float32)
     tracemalloc.start()

@@ -259,7 +259,8 @@ def test_what_is_no_z(z):
     dict(strength=float("inf")), dict(strength="1"), dict(strength=None), dict(k=0), dict(k=2.5), dict(k=10 ** 9),
     dict(bw=True), dict(n_best="2"), dict(maxlen=0), dict(candidates=-1), dict(candidates=1.5), dict(lyric="yes"),
     dict(prose="no"), dict(sample=None), dict(use_unk=[]), dict(strict="no"), dict(style=3), dict(style="nonsense"),
-    dict(style=np.zeros(3)), dict(style=np.array("a")), dict(style=object())], ids=str)
+    dict(style=np.zeros(3)), dict(style=np.array("a")), dict(style=object())],
+    ids=lambda options: str(options).partition(" at 0x")[0])
 def test_arguments_are_checked_before_anything_is_computed(options, compact, monkeypatch):
     monkeypatch.setattr(generate, "open_picture", lambda image: pytest.fail("the picture was opened"))
     with pytest.raises(StorytellerError):

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from benchmarks import stages
-from storyteller import backend, compact, decoder, embedding, generate, images, skipthoughts
+from storyteller import backend, compact, decoder, embedding, generate, images, skipthoughts, threads, workers
 
 ROOT = Path(__file__).parents[1]
 TEXTS = [f"The {a} saw {n} {b}s by the river ." for a in ("cat", "old man", "girl") for b in ("dog", "boat")
@@ -177,3 +177,82 @@ def test_parts_are_pickled_copied_and_hashed(z, key):
     for other in (again, copy.copy(z[key])):
         np.testing.assert_array_equal(run(other), expected)
     assert joblib.hash(again) == joblib.hash(z[key]) == joblib.hash(generate.Models(verbose=False)[key])
+
+
+# -- work shared by the threads of this package --------------------------------------------------------
+
+@pytest.fixture(params=(1, 2, 5))
+def granted(request, monkeypatch):
+    """So many threads, and products so small that they are shared."""
+    before = threads.count()
+    monkeypatch.setattr(threads, "SHARED", 0)
+    monkeypatch.setattr(threads, "PART", 100)
+    workers.limit_threads(request.param)
+    yield request.param
+    workers.limit_threads(before)
+
+
+@pytest.mark.parametrize(("left", "right"), [((3, 40), (40, 700)), ((700, 40), (40, 3)), ((1, 40), (40, 700)),
+                                             ((9, 6, 40), (9, 40, 20)), ((3, 0), (0, 5)), ((0, 4), (4, 5))])
+def test_a_shared_product(granted, left, right):
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal(shape, dtype=np.float32) for shape in (left, right))
+    wide = np.full((*left[:-1], right[-1] + 2), np.nan, np.float32)
+    for out in (None, wide[..., 1:-1]):     # in the middle of other memory
+        found = threads.matmul(x, y, out)
+        np.testing.assert_allclose(found, np.matmul(x, y), rtol=1e-5, atol=1e-5)
+        assert out is None or found is out
+    np.testing.assert_array_equal(threads.matmul(x, y, out=wide[..., 1:-1]), found)
+    assert np.isnan(wide[..., [0, -1]]).all()
+
+
+def test_blocks_come_in_their_order_whoever_takes_them(granted):
+    def work(start, stop):
+        taken.add(threading.get_ident())
+        assert threads.count() == granted and threads.in_threads(lambda *block: block, 2, 1) == [(0, 1), (1, 2)]
+        return start, stop
+    taken = set()
+    assert threads.in_threads(work, 41, 5) == [(i, min(i + 5, 41)) for i in range(0, 41, 5)]
+    assert 1 <= len(taken) <= granted
+    assert threads.count() == granted       # what was taken from the BLAS is given back
+
+
+def test_an_error_of_one_thread_ends_the_work_of_all(granted):
+    begun = []
+
+    def work(start, stop):
+        begun.append(start)
+        if start == 3:
+            raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt):
+        threads.in_threads(work, 1000, 1)
+    assert len(begun) < 1000 and threads.count() == granted
+    assert threads.in_threads(lambda start, stop: start, 3, 1) == [0, 1, 2]
+
+
+def test_threads_that_share_work_at_once(granted):
+    rng = np.random.default_rng(0)
+    x, y = (rng.standard_normal((90, 90), dtype=np.float32) for _ in range(2))
+    for found in at_once(lambda _: threads.matmul(x, y), range(60)):
+        np.testing.assert_allclose(found, x @ y, rtol=1e-4, atol=1e-4)
+    assert threads.count() == granted
+
+
+def test_scratch_memory_is_one_callers_alone():
+    def use(i):
+        with threads.scratch(1000 + i) as memory:
+            memory[:] = i
+            threads.in_threads(lambda *_: None, 4, 1)
+            return len(memory) == 1000 + i and (memory == i).all()
+    assert all(at_once(use, range(100)))
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_forked_process_shares_work_too(granted):
+    with threads.one_thread:        # as if another thread computed meanwhile
+        with multiprocessing.get_context("fork").Pool(1) as pool:
+            assert pool.apply(_shared_sum) == (granted, 120)
+
+
+def _shared_sum():
+    return threads.count(), sum(threads.in_threads(lambda start, stop: start, 16, 1))

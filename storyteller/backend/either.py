@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ..threads import matmul
 from . import kernels
 
 Either = Any    # an array, or a variable of either engine
@@ -22,9 +23,9 @@ def _is_array(x: Either) -> bool:
 def dot(x: Either, y: Either, out: np.ndarray | None = None) -> Either:
     """The product of matrices (n, d) and (d, m); of arrays, in `out` (n, m) where it is given."""
     if _is_array(x):
-        return np.dot(x, y, out=out)
-    from .engine import T
-    return T.dot(x, y)
+        return matmul(x, y, out)
+    from . import operations
+    return operations.dot(x, y)
 
 
 def dot_distinct(x: Either, y: Either) -> Either:
@@ -34,9 +35,9 @@ def dot_distinct(x: Either, y: Either) -> Either:
     distinct: dict[bytes, int] = {}
     which = [distinct.setdefault(row.tobytes(), len(distinct)) for row in x]
     if len(distinct) == len(x):
-        return np.dot(x, y)
+        return matmul(x, y)
     first = np.unique(which, return_index=True)[1]
-    return np.dot(x[first], y)[which]
+    return matmul(x[first], y)[which]
 
 
 def tanh(x: Either) -> Either:

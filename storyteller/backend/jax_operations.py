@@ -246,6 +246,10 @@ def register() -> None:
             return jax.vjp(lambda table, W, b: embedded_dense(table, index, W, b), table, W, b)[1](g)
         return gradient
 
+    @converts(operations._Dot)
+    def _(op):
+        return jnp.matmul
+
     @converts(operations._Copies)
     def _(op):
         return lambda x: (x,) * op.count

@@ -3,15 +3,14 @@ from __future__ import annotations
 
 import itertools
 import math
-import os
-import threading
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
+
+from .. import threads
+from ..threads import in_threads, matmul, scratch
 
 # -- two-dimensional convolution and pooling ---------------------------------------------
 # Theano's own need a C++ compiler to be usable and PyTensor has none with channels, so
@@ -62,49 +61,50 @@ def same_conv2d(x: np.ndarray, w: np.ndarray, b: np.ndarray, stride: int, groups
     """
     n, c, height, width = x.shape
     o, _, k, _ = w.shape
-    if groups == 1 and k == stride == 1:
-        out = np.matmul(w.reshape(o, c), x.reshape(n, c, height * width)).reshape(n, o, height, width)
-        return _finish(out, b, limit)
     out_h, above, below = same_padding(height, k, stride)
     out_w, left, right = same_padding(width, k, stride)
     out = np.empty((n, o, out_h, out_w), dtype=x.dtype)
-    # A few channels at a time, which stay in the cache over all k x k shifts.
-    block = c if groups == 1 else max(1, min(c, (CHUNK_BYTES // 8) // (height * width * x.itemsize)))
-    padded = np.zeros((block, height + above + below, width + left + right), dtype=x.dtype)
-    product = np.empty((block, out_h, out_w), dtype=x.dtype)
-
-    def shifted(count: int, i: int, j: int) -> np.ndarray:
-        return padded[:count, i:i + (out_h - 1) * stride + 1:stride, j:j + (out_w - 1) * stride + 1:stride]
-
-    for image, target in zip(x, out):
-        for first in range(0, c, block):
-            count = min(block, c - first)
-            padded[:count, above:above + height, left:left + width] = image[first:first + count]
-            if groups == 1:
+    if groups == 1:
+        for image, target in zip(x, out):
+            patches = image
+            if k > 1 or stride > 1:
+                padded = np.pad(image, ((0, 0), (above, below), (left, right)))
                 patches = np.empty((c, k, k, out_h, out_w), dtype=x.dtype)
-                for i in range(k):
-                    for j in range(k):
-                        patches[:, i, j] = shifted(c, i, j)
-                np.matmul(w.reshape(o, -1), patches.reshape(c * k * k, -1), out=target.reshape(o, -1))
-                continue
-            part = target[first:first + count]
-            factors = w[first:first + count, 0, :, :, None, None]
-            for i in range(k):
-                for j in range(k):
-                    if i == j == 0:
-                        np.multiply(shifted(count, i, j), factors[:, i, j], out=part)
-                    else:
-                        np.multiply(shifted(count, i, j), factors[:, i, j], out=product[:count])
-                        part += product[:count]
-    return _finish(out, b, limit)
+                for i, j in np.ndindex(k, k):
+                    patches[:, i, j] = _shifted(padded, i, j, stride, out_h, out_w)
+            matmul(w.reshape(o, -1), patches.reshape(c * k * k, -1), out=target.reshape(o, -1))
+            _finish(target, b, limit)
+        return out
+
+    def work(start: int, stop: int) -> None:
+        padded = np.zeros((stop - start, height + above + below, width + left + right), dtype=x.dtype)
+        product = np.empty((stop - start, out_h, out_w), dtype=x.dtype)
+        factors = w[start:stop, 0, :, :, None, None]
+        for image, target in zip(x, out[:, start:stop]):
+            padded[:, above:above + height, left:left + width] = image[start:stop]
+            for i, j in np.ndindex(k, k):
+                here = _shifted(padded, i, j, stride, out_h, out_w)
+                np.multiply(here, factors[:, i, j], out=product if i or j else target)
+                if i or j:
+                    target += product
+            _finish(target, b[start:stop], limit)
+
+    # A few channels at a time, which stay in the cache over all k x k shifts.
+    in_threads(work, c, max(1, min(c, (CHUNK_BYTES // 8) // (height * width * x.itemsize))))
+    return out
 
 
-def _finish(out: np.ndarray, b: np.ndarray, limit: float | None) -> np.ndarray:
+def _shifted(padded: np.ndarray, i: int, j: int, stride: int, out_h: int, out_w: int) -> np.ndarray:
+    return padded[:, i:i + (out_h - 1) * stride + 1:stride, j:j + (out_w - 1) * stride + 1:stride]
+
+
+def _finish(out: np.ndarray, b: np.ndarray, limit: float | None) -> None:
     out += b[:, None, None]
-    return out if limit is None else np.clip(out, 0, np.float32(limit), out=out)
+    if limit is not None:
+        np.clip(out, 0, np.float32(limit), out=out)
 
 
-TILES_BYTES = 8 << 20  # of the tiles that :func:`winograd_conv2d` works on at a time
+TILES_BYTES = 4 << 20  # of the tiles that a thread works on at a time in :func:`winograd_conv2d`
 
 
 @cache
@@ -160,28 +160,40 @@ def winograd_conv2d(x: np.ndarray, filters: np.ndarray, b: np.ndarray) -> np.nda
     rows = max(1, TILES_BYTES // (squares * across * max(c, o) * x.itemsize))
     images, rows = max(1, min(n, rows // down)), min(rows, down)
     out = np.empty((n, down, tile, across, tile, o), dtype=np.float32)
-    padded = np.zeros((images, rows * tile + 2, across * tile + 2, c), dtype=np.float32)
     most = images * rows * across
-    sizes = squares * c, squares * c, squares * o, tile ** 2 * o
-    memory = [np.empty(size * most, dtype=np.float32) for size in sizes]
-    for first, top in itertools.product(range(0, n, images), range(0, down, rows)):
+    sizes = (images * (rows * tile + 2) * (across * tile + 2) * c, max(squares * c, tile ** 2 * o) * most,
+             squares * c * most, squares * o * most)
+    blocks = list(itertools.product(range(0, n, images), range(0, down, rows)))
+
+    def work(block: int, _: int) -> None:
+        first, top = blocks[block]
         count, high = min(images, n - first), min(rows, down - top)
         k = count * high * across
-        tiles, moved, products, results = (array[:size * k] for array, size in zip(memory, sizes))
-        part, above = padded[:count, :high * tile + 2], top * tile - 1
-        start, stop = max(above, 0), min(above + high * tile + 2, height)
-        part[:, :start - above] = part[:, stop - above:] = 0
-        part[:, start - above:stop - above, 1:width + 1] = x[first:first + count, :, start:stop].transpose(0, 2, 3, 1)
-        image, row, column, channel = part.strides
-        windows = as_strided(part, (side, side, count, high, across, c),
-                             (row, column, image, tile * row, tile * column, channel))
-        np.copyto(tiles.reshape(windows.shape), windows)
-        np.matmul(to_tiles, tiles.reshape(squares, k * c), out=moved.reshape(squares, k * c))
-        products = np.matmul(moved.reshape(squares, k, c), filters, out=products.reshape(squares, k, o))
-        products[side + 1] += b     # the one that counts once in every output
-        np.matmul(to_outputs, products.reshape(squares, k * o), out=results.reshape(tile ** 2, k * o))
-        np.maximum(results.reshape(tile, tile, count, high, across, o), np.float32(0),
-                   out=out[first:first + count, top:top + high].transpose(2, 4, 0, 1, 3, 5))
+        with scratch(sum(sizes)) as memory:
+            padded, tiles, moved, products = np.split(memory, np.cumsum(sizes[:-1]))
+            results = tiles     # which are not needed by then
+            part = padded[:count * (high * tile + 2) * (across * tile + 2) * c].reshape(count, -1, across * tile + 2, c)
+            above = top * tile - 1
+            start, stop = max(above, 0), min(above + high * tile + 2, height)
+            part[:, :start - above] = part[:, stop - above:] = 0
+            part[:, :, 0] = part[:, :, width + 1:] = 0
+            part[:, start - above:stop - above, 1:width + 1] = (
+                x[first:first + count, :, start:stop].transpose(0, 2, 3, 1))
+            image, row, column, channel = part.strides
+            windows = as_strided(part, (side, side, count, high, across, c),
+                                 (row, column, image, tile * row, tile * column, channel))
+            np.copyto(tiles[:windows.size].reshape(windows.shape), windows)
+            moved = moved[:windows.size].reshape(squares, k * c)
+            matmul(to_tiles, tiles[:windows.size].reshape(squares, k * c), out=moved)
+            products = products[:squares * k * o].reshape(squares, k, o)
+            matmul(moved.reshape(squares, k, c), filters, out=products)
+            products[side + 1] += b     # the one that counts once in every output
+            results = results[:tile ** 2 * k * o].reshape(tile ** 2, k * o)
+            matmul(to_outputs, products.reshape(squares, k * o), out=results)
+            np.maximum(results.reshape(tile, tile, count, high, across, o), np.float32(0),
+                       out=out[first:first + count, top:top + high].transpose(2, 4, 0, 1, 3, 5))
+
+    in_threads(work, len(blocks), 1)
     return out.reshape(n, down * tile, across * tile, o)[:, :height, :width].transpose(0, 3, 1, 2)
 
 
@@ -192,56 +204,9 @@ def max_pool2d(x: np.ndarray) -> np.ndarray:
     return np.maximum(rows[..., 0::2], rows[..., 1::2])
 
 
-def _thread_count() -> int:
-    """Threads for elementwise work: what the user granted the BLAS, or all that there are."""
-    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        given = os.environ.get(variable, "")
-        if given.isdigit() and int(given) > 0:
-            return int(given)
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        return os.cpu_count() or 1
-
-
-_pool: tuple[int, ThreadPoolExecutor] | None = None
-_pool_lock = threading.Lock()
-
-
-def _forget_pool() -> None:
-    """Threads do not survive a fork."""
-    global _pool, _pool_lock
-    _pool, _pool_lock = None, threading.Lock()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_pool)
-
-
-def _threads(n: int) -> ThreadPoolExecutor:
-    global _pool
-    with _pool_lock:
-        if _pool is None or _pool[0] != n:
-            _pool = n, ThreadPoolExecutor(n)
-        return _pool[1]
-
-
-def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
-    """``[work(0, block), work(block, 2 block), ...]`` up to n; NumPy lets go of the GIL in each.
-
-    The blocks do not depend on the number of threads, so that neither does any result.
-    """
-    starts = range(0, n, block)
-    threads = min(_thread_count(), len(starts))
-    if threads < 2:
-        return [work(start, min(start + block, n)) for start in starts]
-    return list(_threads(_thread_count()).map(lambda start: work(start, min(start + block, n)), starts))
-
-
 # The recurrent layer.
 
 COLUMNS = 64                   # of a matrix that are transposed at a time
-GRU_BLOCK = 256 << 10          # numbers of a state that a thread works on at a time: with fewer it waits for the others
 
 
 def _running(mask: np.ndarray) -> np.ndarray:
@@ -251,9 +216,9 @@ def _running(mask: np.ndarray) -> np.ndarray:
     return np.where((mask != 0).any(axis=1), last, 0)
 
 
-def _rows(d: int) -> int:
-    """Rows of d numbers that are enough work for a thread."""
-    return max(1, GRU_BLOCK // d)
+def _share(n: int) -> int:
+    """Rows of n, of each of which a thread takes all steps.  Small products of few rows cost more each."""
+    return max(8, -(-n // threads.count()))
 
 
 def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray, U: np.ndarray,
@@ -264,42 +229,47 @@ def gru_forward(projected: np.ndarray, mask: np.ndarray, h0: np.ndarray, U: np.n
     steps, n, d = len(projected), *h0.shape
     states = np.empty((steps, n, d), dtype=np.float32)
     kept = np.empty((steps, n, 4 * d), dtype=np.float32)
-    recurrent, kept_share = (np.empty((n, width), dtype=np.float32) for width in (3 * d, d))
-    half, previous = np.float32(0.5), h0
+    half, one = np.float32(0.5), np.float32(1)
+    running = _running(mask)
 
-    def step(t: int, before: np.ndarray, masked: bool, start: int, stop: int) -> None:
-        h, now, saved, product = before[start:stop], states[t, start:stop], kept[t, start:stop], recurrent[start:stop]
-        gates, candidate = saved[:, :2 * d], saved[:, 2 * d:3 * d]
-        np.add(product[:, :2 * d], projected[t, start:stop, :2 * d], out=gates)
-        gates *= half
-        np.tanh(gates, out=gates)
-        gates *= half
-        gates += half
-        saved[:, 3 * d:] = product[:, 2 * d:]
-        np.multiply(saved[:, :d], product[:, 2 * d:], out=candidate)
-        candidate += projected[t, start:stop, 2 * d:]
-        np.tanh(candidate, out=candidate)
-        np.subtract(h, candidate, out=now)      # u h + (1 - u) h~ = u (h - h~) + h~
-        now *= saved[:, d:2 * d]
-        now += candidate
-        if masked:
-            m = mask[t, start:stop, None]
-            np.multiply(h, 1 - m, out=kept_share[start:stop])
-            now *= m
-            now += kept_share[start:stop]
+    def work(start: int, stop: int) -> None:
+        zeros = not h0[start:stop].any()        # an encoder's first step needs no product
+        recurrent, kept_share = (np.empty((stop - start, width), dtype=np.float32) for width in (3 * d, d))
+        previous = h0[start:stop]
+        for t, k in enumerate(np.clip(running - start, 0, stop - start)):
+            here = slice(start, start + k)
+            h, now, saved = previous[:k], states[t, here], kept[t, here]
+            product, given = recurrent[:k], projected[t, here]
+            if t or not zeros:
+                np.matmul(h, U, out=product)
+            else:
+                product[:] = 0
+            gates, candidate = saved[:, :2 * d], saved[:, 2 * d:3 * d]
+            np.add(product[:, :2 * d], given[:, :2 * d], out=gates)
+            gates *= half
+            np.tanh(gates, out=gates)
+            gates *= half
+            gates += half
+            saved[:, 3 * d:] = product[:, 2 * d:]
+            np.multiply(saved[:, :d], product[:, 2 * d:], out=candidate)
+            candidate += given[:, 2 * d:]
+            np.tanh(candidate, out=candidate)
+            np.subtract(h, candidate, out=now)      # u h + (1 - u) h~ = u (h - h~) + h~
+            now *= saved[:, d:2 * d]
+            now += candidate
+            m = mask[t, here, None]
+            if not (m == 1).all():
+                np.multiply(h, one - m, out=kept_share[:k])
+                now *= m
+                now += kept_share[:k]
+            states[t, start + k:stop] = previous[k:]
+            previous = states[t, start:stop]
+            if ended is not None and added is not None:
+                rows = np.flatnonzero(ended[t, start:stop] >= 0)
+                previous[rows] *= one - np.float32(share)
+                previous[rows] += np.float32(share) * (h0[start + rows] + added[ended[t, start + rows]])
 
-    for t, k in enumerate(_running(mask)):
-        if t or h0.any():
-            np.matmul(previous[:k], U, out=recurrent[:k])
-        else:   # an encoder's first step
-            recurrent[:k] = 0
-        in_threads(partial(step, t, previous, not (mask[t, :k] == 1).all()), k, _rows(d))
-        states[t, k:] = previous[k:]
-        if ended is not None and added is not None:
-            rows = np.flatnonzero(ended[t] >= 0)
-            states[t, rows] *= np.float32(1 - share)
-            states[t, rows] += np.float32(share) * (h0[rows] + added[ended[t, rows]])
-        previous = states[t]
+    in_threads(work, n, _share(n))
     return states, kept
 
 
@@ -322,68 +292,73 @@ def gru_backward(mask: np.ndarray, h0: np.ndarray, U: np.ndarray, states: np.nda
     parts = np.empty((steps, n, 4 * d), dtype=np.float32)
     back = transposed(np.concatenate([U[:, 2 * d:], U[:, :2 * d]], axis=1))
     dh = np.zeros((n, d), dtype=np.float32)
-    buffer, buffer2 = np.empty((2, n, d), dtype=np.float32)
-    one = np.float32(1)
+    one, put_share = np.float32(1), np.float32(share)
     running = _running(mask)
-    d_start, d_added = np.zeros_like(h0), None if added is None else np.zeros_like(added)
 
-    def step(t: int, before: np.ndarray, masked: bool, start: int, stop: int) -> None:
-        h, saved, part, work, new, now = (before[start:stop], kept[t, start:stop], parts[t, start:stop],
-                                          buffer[start:stop], buffer2[start:stop], dh[start:stop])
-        r, u, candidate, share = (saved[:, i * d:(i + 1) * d] for i in range(4))
-        d_share, d_r, d_u, d_candidate = (part[:, i * d:(i + 1) * d] for i in range(4))
-        m = mask[t, start:stop, None]
-        np.multiply(now, m if masked else one, out=new)
-        if masked:
-            now *= one - m
-        np.multiply(candidate, candidate, out=work)         # d_candidate = new (1 - u) (1 - h~^2)
-        np.subtract(one, work, out=work)
-        work *= new
-        np.subtract(one, u, out=d_u)
-        np.multiply(work, d_u, out=d_candidate)
-        d_u *= u                                            # d_u = new (h - h~) u (1 - u)
-        d_u *= new
-        np.subtract(h, candidate, out=work)
-        d_u *= work
-        np.multiply(d_candidate, r, out=d_share)            # d_share = d_candidate r
-        np.subtract(one, r, out=work)                       # d_r = d_candidate share r (1 - r)
-        work *= share
-        np.multiply(work, d_share, out=d_r)
-        new *= u
-        if masked:
-            now += new
-        else:
-            now[...] = new
-
-    for t in range(steps - 1, -1, -1):
-        k = running[t]
-        dh += g[t]
+    def work(start: int, stop: int) -> np.ndarray | None:
+        d_start = np.zeros((stop - start, d), dtype=np.float32)
+        d_added = None if added is None else np.zeros_like(added)
+        buffer, buffer2 = np.empty((2, stop - start, d), dtype=np.float32)
+        mine = dh[start:stop]
+        for t in range(steps - 1, -1, -1):
+            mine += g[t, start:stop]
+            if ended is not None:
+                rows = np.flatnonzero(ended[t, start:stop] >= 0)
+                put_back = put_share * mine[rows]
+                mine[rows] -= put_back
+                d_start[rows] += put_back
+                np.add.at(d_added, ended[t, start + rows], put_back)
+            k = min(max(running[t] - start, 0), stop - start)
+            parts[t, start + k:stop] = 0
+            if not k:
+                continue
+            here = slice(start, start + k)
+            h, saved, part = (states[t - 1] if t else h0)[here], kept[t, here], parts[t, here]
+            work, new, now = buffer[:k], buffer2[:k], mine[:k]
+            r, u, candidate, recurrent = (saved[:, i * d:(i + 1) * d] for i in range(4))
+            d_recurrent, d_r, d_u, d_candidate = (part[:, i * d:(i + 1) * d] for i in range(4))
+            m = mask[t, here, None]
+            masked = not (m == 1).all()
+            np.multiply(now, m if masked else one, out=new)
+            if masked:
+                now *= one - m
+            np.multiply(candidate, candidate, out=work)         # d_candidate = new (1 - u) (1 - h~^2)
+            np.subtract(one, work, out=work)
+            work *= new
+            np.subtract(one, u, out=d_u)
+            np.multiply(work, d_u, out=d_candidate)
+            d_u *= u                                            # d_u = new (h - h~) u (1 - u)
+            d_u *= new
+            np.subtract(h, candidate, out=work)
+            d_u *= work
+            np.multiply(d_candidate, r, out=d_recurrent)        # by h . Ux: d_candidate r
+            np.subtract(one, r, out=work)                       # d_r = d_candidate (h . Ux) r (1 - r)
+            work *= recurrent
+            np.multiply(work, d_recurrent, out=d_r)
+            new *= u
+            if masked:
+                now += new
+            else:
+                now[...] = new
+            if t or to_start:
+                np.matmul(part[:, :3 * d], back, out=work)
+                now += work
         if ended is not None:
-            rows = np.flatnonzero(ended[t] >= 0)
-            put_back = np.float32(share) * dh[rows]
-            dh[rows] -= put_back
-            d_start[rows] += put_back
-            np.add.at(d_added, ended[t, rows], put_back)
-        parts[t, k:] = 0
-        if not k:
-            continue
-        before = (states[t - 1] if t else h0)
-        in_threads(partial(step, t, before, not (mask[t, :k] == 1).all()), k, _rows(d))
-        if t or to_start:
-            np.matmul(parts[t, :k, :3 * d], back, out=buffer[:k])
-            dh[:k] += buffer[:k]
+            mine += d_start
+        return d_added
+
+    d_added = in_threads(work, n, _share(n))
     before, after = np.concatenate([h0[None], states[:-1]]), parts
     if not h0.any():
         before, after = before[1:], after[1:]
-    d_U = np.matmul(before.reshape(-1, d).T, after.reshape(-1, 4 * d)[:, :3 * d])
-    if ended is not None:
-        dh += d_start
-    return parts[..., d:], np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1), dh if to_start else None, d_added
+    d_U = matmul(before.reshape(-1, d).T, after.reshape(-1, 4 * d)[:, :3 * d])
+    return (parts[..., d:], np.concatenate([d_U[:, d:], d_U[:, :d]], axis=1), dh if to_start else None,
+            None if added is None else sum(d_added[1:], d_added[0]))
 
 
 # Softmax and its cost.
 
-SOFTMAX_BLOCK = 128 << 10      # numbers of a block of rows: it stays in a core's cache
+SOFTMAX_BLOCK = 512 << 10      # numbers of a block of rows: it stays in a core's cache
 LOGITS_BLOCK = 16 << 20        # logits that exist at a time, unless a weight's gradient is larger
 
 
@@ -430,21 +405,21 @@ def softmax_output(x: np.ndarray, W: np.ndarray, b: np.ndarray, targets: np.ndar
         x, targets, weights = x[counted], targets[counted], weights[counted]
     # A block of at least 2d rows makes adding up W's gradient cheap beside the products.
     block = max(1, LOGITS_BLOCK // classes, 2 * d if gradient else 0)
-    logits = np.empty((min(block, len(x)), classes), dtype=np.float32)
     cost, d_x, d_W, d_b = np.float64(0), np.empty_like(x), None, np.zeros_like(b)
-    for start in range(0, len(x), block):
-        rows = slice(start, start + block)
-        part = logits[:len(x) - start]
-        np.matmul(x[rows], W, out=part)
-        part_cost, part_d_b = softmax_costs(part, b, targets[rows], weights[rows], epsilon, smoothing)
-        cost += part_cost
-        if gradient:
-            d_b += part_d_b
-            np.matmul(part, W.T, out=d_x[rows])
-            if d_W is None:
-                d_W = np.matmul(x[rows].T, part)
-            else:
-                d_W += np.matmul(x[rows].T, part)
+    with scratch(min(block, len(x)) * classes) as logits:
+        for start in range(0, len(x), block):
+            rows = slice(start, start + block)
+            part = logits[:len(x[rows]) * classes].reshape(-1, classes)
+            matmul(x[rows], W, out=part)
+            part_cost, part_d_b = softmax_costs(part, b, targets[rows], weights[rows], epsilon, smoothing)
+            cost += part_cost
+            if gradient:
+                d_b += part_d_b
+                matmul(part, W.T, out=d_x[rows])
+                if d_W is None:
+                    d_W = matmul(x[rows].T, part)
+                else:
+                    d_W += matmul(x[rows].T, part)
     result = [np.asarray(cost, dtype=np.float32)]
     if gradient:
         if len(counted) < n:
@@ -460,7 +435,7 @@ def softmax_output(x: np.ndarray, W: np.ndarray, b: np.ndarray, targets: np.ndar
 def ranking_loss(images: np.ndarray, sentences: np.ndarray, present: np.ndarray,
                  margin: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Loss, and gradients by images and sentences."""
-    scores = images @ sentences.T
+    scores = matmul(images, sentences.T)
     own = scores.diagonal().copy()
     total = np.float64(0)
     d_scores = np.zeros_like(scores)
@@ -472,7 +447,7 @@ def ranking_loss(images: np.ndarray, sentences: np.ndarray, present: np.ndarray,
         total += np.sum(hinge, where=violated, dtype=np.float64)
         d_scores += violated
         d_scores[diagonal, diagonal] -= violated.sum(axis=1 - i)
-    return np.asarray(total, dtype=np.float32), d_scores @ sentences, d_scores.T @ images
+    return np.asarray(total, dtype=np.float32), matmul(d_scores, sentences), matmul(d_scores.T, images)
 
 
 # Tables of vectors.

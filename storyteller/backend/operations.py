@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from .. import threads
 from ..errors import StorytellerError
 from . import kernels
 from .either import relu
@@ -540,7 +541,7 @@ class _EmbeddedDense(_Differentiable):
 
     def compute(self, table, index, W, b):
         unique, inverse = np.unique(np.maximum(index, -1), return_inverse=True)
-        projected = kernels.take(table, unique, 0) @ W
+        projected = threads.matmul(kernels.take(table, unique, 0), W)
         projected += b
         return np.take(projected, inverse.reshape(-1), axis=0)
 
@@ -557,7 +558,8 @@ class _EmbeddedDenseGradient(_Operation):
     def compute(self, table, index, W, b, g):
         unique, adding = kernels.groups(np.maximum(index, -1))
         g = adding @ g
-        return kernels.place(unique, g @ W.T, len(table), 0), kernels.take(table, unique, 0).T @ g, g.sum(axis=0)
+        return (kernels.place(unique, threads.matmul(g, W.T), len(table), 0),
+                threads.matmul(kernels.take(table, unique, 0).T, g), g.sum(axis=0))
 
 
 def embedded_dense(table: Variable, index: Variable, W: Variable, b: Variable) -> Variable:
@@ -576,6 +578,20 @@ def embedded_dense(table: Variable, index: Variable, W: Variable, b: Variable) -
     variable (m, k)
     """
     return _EmbeddedDense()(table, index, W, b)
+
+
+class _Dot(_Differentiable):
+    def compute(self, x, y):
+        return threads.matmul(x, y)
+
+    def gradients(self, inputs, outputs, g):
+        x, y = inputs
+        return [dot(g, y.T), dot(x.T, g)]
+
+
+def dot(x: Variable, y: Variable) -> Variable:
+    """See :func:`.either.dot`."""
+    return T.dot(x, y) if theano_on_gpu() else _Dot()(x, y)
 
 
 class _Copies(_Operation, GradientOp):
@@ -619,8 +635,12 @@ class _SumOfSquares(_Operation):
     ndims = (0,)
 
     def compute(self, *arrays):
-        flat = [array.ravel(order="K") for array in arrays]
-        return np.asarray(sum((np.dot(x, x) for x in flat), np.float64(0)), dtype=np.float32)
+        parts = []
+        for array in arrays:
+            flat = array.ravel(order="K")
+            parts += threads.in_threads(lambda start, stop, x=flat: np.dot(x[start:stop], x[start:stop]), len(flat),
+                                        8 * kernels.ADAM_BLOCK)
+        return np.asarray(sum(parts, np.float64(0)), dtype=np.float32)
 
 
 def sum_of_squares(*arrays: Variable) -> Variable:
@@ -663,7 +683,7 @@ class _Adam(_Operation):
                 root *= rate
                 p[block] -= root
 
-        kernels.in_threads(work, len(p), 8 * kernels.ADAM_BLOCK)
+        threads.in_threads(work, len(p), 8 * kernels.ADAM_BLOCK)
         return found
 
 

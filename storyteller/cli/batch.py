@@ -184,13 +184,13 @@ def _fingerprint(settings: Config, telling: dict[str, Any], captions: int) -> st
 @contextlib.contextmanager
 def _executor(options: argparse.Namespace, z: Any) -> Iterator[tuple[Executor | None, int]]:
     """Who tells the stories, and how many it is given ahead."""
-    from .. import workers
+    from .. import threads, workers
     if options.dask is not None:
         with _dask(options.dask) as (executor, n_threads):
             yield executor, max(8, 4 * n_threads)
     elif (options.workers or 1) > 1:
-        threads = min(options.threads or 1, max(1, workers.cores() // options.workers))
-        with workers.processes(z, options.workers, threads) as pool:
+        each = min(options.threads or 1, max(1, threads.cores() // options.workers))
+        with workers.processes(z, options.workers, each) as pool:
             yield pool, 4 * options.workers
     else:
         yield None, 1
