@@ -165,13 +165,13 @@ def test_nearest_reads_other_floats_in_parts(monkeypatch):
     monkeypatch.setattr(embedding, "_ROWS", 300)
     vectors = np.random.default_rng(0).standard_normal((5000, 64)).astype(np.float16)
     query = vectors[4].astype(np.float32)
+    expected, expected_scores = embedding.nearest(vectors.astype(np.float32), query, 20)
     tracemalloc.start()
     try:
         best, scores = embedding.nearest(vectors, query, 20)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    expected, expected_scores = embedding.nearest(vectors.astype(np.float32), query, 20)
     np.testing.assert_array_equal(best, expected)
     np.testing.assert_allclose(scores, expected_scores, rtol=1e-5)
     assert peak < vectors.nbytes / 2        # float32: twice as much
