@@ -15,8 +15,6 @@ import numpy as np
 from . import cache, files, threads
 from .errors import StorytellerError, shown
 
-FEW = 32        # sequences that are worth a thread
-
 
 def dense_shapes(prefix: str, n_in: int | None, n_out: int | None) -> dict[str, tuple]:
     """Names and shapes of a dense layer's parameters (None: any length)."""
@@ -397,7 +395,7 @@ class GRUEncoder(Model):
                     progress(len(block))
 
         # So few that their states stay small, so many that little is run twice.
-        size = min(16 * batch_size, max(FEW, -(-len(order) // threads.count())))
+        size = min(16 * batch_size, max(2 * batch_size, -(-len(order) // threads.count())))
         threads.in_threads(work, len(order), size)
         return states
 

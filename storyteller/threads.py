@@ -22,8 +22,7 @@ from typing import Any
 
 import numpy as np
 
-SHARED = 64 << 20       # multiplications of a product that is worth sharing: threads take up to a millisecond to wake
-PART = 4 << 20          # of a part
+SHARED = 128 << 20      # multiplications of a product that is worth sharing: threads take up to a millisecond to wake
 MOST_KEPT = 16 << 20    # numbers of an array of scratch that is kept
 
 
@@ -201,7 +200,7 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
                 np.matmul(x, y[:, here], out=out[:, here])
 
         length = len(x) if x.ndim == 3 else max(rows, columns)
-        # Two parts a thread, so that one that is held up can be helped.
-        block = -(-length // min(2 * threads, 1 + size // PART))
+        # Two parts a thread, so that one that is held up can be helped, and none that is hardly worth handing out.
+        block = -(-length // min(2 * threads, 4 * size // SHARED))
         in_threads(part, length, block if block < 64 else -(-block // 64) * 64)
     return out

@@ -185,8 +185,7 @@ def test_parts_are_pickled_copied_and_hashed(z, key):
 def granted(request, monkeypatch):
     """So many threads, and products so small that they are shared."""
     before = threads.count()
-    monkeypatch.setattr(threads, "SHARED", 0)
-    monkeypatch.setattr(threads, "PART", 100)
+    monkeypatch.setattr(threads, "SHARED", 400)
     workers.limit_threads(request.param)
     yield request.param
     workers.limit_threads(before)

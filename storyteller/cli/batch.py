@@ -146,7 +146,7 @@ def _tell(options: argparse.Namespace, photos: list[str], telling: dict[str, Any
     try:
         if len(rows) < total:
             from .. import generate
-            z = load_parts(options, settings) if options.dask is None else (
+            z = load_parts(options, settings, 1) if options.dask is None else (
                 generate.Models(settings, not options.quiet, options.device))
             with _executor(options, z) as (executor, ahead), _Progress(rows, total, options.quiet) as progress:
                 for _, outcome in generate.outcomes(z, todo(), executor, ahead, **telling):

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from ..generate import Models
     from ..stories import Story
 
+THREADS = 4         # more hardly gain: most products of a story are small
+
 _EPILOG = """\
 other commands (storyteller COMMAND --help):
   batch        tell stories about many photos, in several processes, into a file; go on after an interruption
@@ -90,8 +92,8 @@ def add_telling(parser: argparse.ArgumentParser) -> None:
         "where there is one (default: 1000 words, and no care for sentences)")
     add_device(parser)
     add("--strict", action="store_true", help="refuse pictures that are truncated or blank instead of warning")
-    add("--threads", type=whole(), metavar="N", help="processors that one story may use; beside other busy programs "
-        "more than one is slower (default: 1)")
+    add("--threads", type=whole(), metavar="N", help="processors that one story may use (default: all, up to "
+        f"{THREADS}; with batch 1)")
 
 
 def telling_options(options: argparse.Namespace) -> dict[str, Any]:
@@ -117,17 +119,19 @@ def telling_options(options: argparse.Namespace) -> dict[str, Any]:
             "prose": options.prose, "strict": options.strict}
 
 
-def load_parts(options: argparse.Namespace, settings: Config) -> Models:
-    """Everything that a story needs, with the threads of ``--threads``, once the style is known to be there."""
-    from .. import generate, workers
+def load_parts(options: argparse.Namespace, settings: Config, most: int = THREADS) -> Models:
+    """Everything that a story needs, once the style is known to be there, with the threads of ``--threads``, by
+    default as many as there are processors but not more than ``most``."""
+    from .. import generate, threads, workers
     from .. import style as styles
     path = options.style
     if path is not None:
         path = path if os.path.isfile(path) else settings.style_path(path)
         styles.load(path)
-    workers.limit_threads(options.threads or 1)
+    granted = options.threads or min(most, threads.cores())
+    workers.limit_threads(granted)
     z = generate.load_all(settings, not options.quiet, options.device)
-    workers.limit_threads(options.threads or 1)      # of the libraries that came with the parts, too
+    workers.limit_threads(granted)      # of the libraries that came with the parts, too
     if path is not None:
         styles.load(path, z["stv"].dim)     # an error that is told once, not for every picture
     return z
