@@ -405,12 +405,14 @@ class GRUEncoder(Model):
         starts, words = np.cumsum(lengths) - lengths, np.concatenate(sequences)
         shared = np.array([0, *map(_in_common, sequences, sequences[1:])], dtype=np.int64)
         states = np.zeros((len(sequences), self.dim), dtype=np.float32)
+        # In place of an array a step, of many sizes, of which the allocator would keep gigabytes with threads.
+        memory = np.empty((2, *states.shape), dtype=np.float32)
         # The rows whose beginning is no other's before them, and the state after it.
         rows, h = np.zeros(1, dtype=np.int64), states[:1]
         for t in range(int(np.max(lengths))):
             longer = np.flatnonzero((shared <= t) & (t < lengths))
             before = np.searchsorted(rows, longer, side="right") - 1
-            rows, after = longer, np.empty((len(longer), self.dim), dtype=np.float32)
+            rows, after = longer, memory[t % 2, :len(longer)]
             for part in (slice(start, start + batch_size) for start in range(0, len(rows), batch_size)):
                 after[part] = self._step(projected[words[starts[rows[part]] + t]], h[before[part]])[0]
             h = after

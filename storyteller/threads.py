@@ -85,6 +85,7 @@ class _OneThread:
 one_thread = _OneThread()
 _pool: tuple[int, ThreadPoolExecutor] | None = None
 _spare: list[np.ndarray] = []
+_sharing = threading.local()
 
 
 def _after_fork() -> None:
@@ -104,7 +105,9 @@ def _granted() -> int:
 
 
 def count() -> int:
-    """How many threads share the work."""
+    """How many threads share the work that this one begins."""
+    if getattr(_sharing, "now", False):     # no part is shared again
+        return 1
     with one_thread.lock:
         return one_thread.granted if one_thread.users else _granted()
 
@@ -136,27 +139,45 @@ def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
     threads = count() if len(starts) > 1 else 1
     if threads < 2:
         return [work(start, min(start + block, n)) for start in starts]
-    results: list = [None] * len(starts)
-    turns = iter(range(len(starts)))        # its next is atomic
-
-    def take() -> None:
-        try:
-            for turn in turns:
-                start = starts[turn]
-                results[turn] = work(start, min(start + block, n))
-        finally:        # after an error, or Ctrl-C, nothing more is begun
-            collections.deque(turns, maxlen=0)
-
+    parts = _Parts(work, [(start, min(start + block, n)) for start in starts])
     with one_thread:
         pool = _helpers(threads - 1)
-        helping = [pool.submit(take) for _ in range(min(threads, len(starts)) - 1)]
+        helping = [pool.submit(parts.take) for _ in range(min(threads, len(starts)) - 1)]
         try:
-            take()
+            parts.take()
         finally:
             for helper in helping:
                 if not helper.cancel():     # it may not have begun: then there is nothing left to do
                     helper.result()
+            results = parts.done()
     return results
+
+
+class _Parts:
+    """Parts of a work, taken one by one by any thread."""
+
+    def __init__(self, work: Callable[[int, int], Any], blocks: list[tuple[int, int]]):
+        self._work: Callable[[int, int], Any] | None = work
+        self._blocks, self._results = blocks, [None] * len(blocks)
+        self._turns = iter(range(len(blocks)))      # its next is atomic
+
+    def take(self) -> None:
+        """Do what nobody has begun."""
+        work = self._work
+        if work is None:
+            return
+        _sharing.now = True
+        try:
+            for turn in self._turns:
+                self._results[turn] = work(*self._blocks[turn])
+        finally:
+            _sharing.now = False
+            collections.deque(self._turns, maxlen=0)    # after an error, or Ctrl-C, nothing more is begun
+
+    def done(self) -> list:
+        """The results.  Arrays are let go of: a helper that is busy keeps what it was to take for a while."""
+        results, self._results, self._work = self._results, [], None
+        return results
 
 
 @contextlib.contextmanager

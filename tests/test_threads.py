@@ -208,7 +208,7 @@ def test_a_shared_product(granted, left, right):
 def test_blocks_come_in_their_order_whoever_takes_them(granted):
     def work(start, stop):
         taken.add(threading.get_ident())
-        assert threads.count() == granted and threads.in_threads(lambda *block: block, 2, 1) == [(0, 1), (1, 2)]
+        assert threads.count() == 1 and threads.in_threads(lambda *block: block, 2, 1) == [(0, 1), (1, 2)]
         return start, stop
     taken = set()
     assert threads.in_threads(work, 41, 5) == [(i, min(i + 5, 41)) for i in range(0, 41, 5)]

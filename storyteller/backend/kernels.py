@@ -29,20 +29,19 @@ def conv2d(x: np.ndarray, w: np.ndarray, pad: int, channels_last: bool = False) 
     o, _, kh, kw = w.shape
     out_h, out_w = height + 2 * pad - kh + 1, width + 2 * pad - kw + 1
     flat = np.ascontiguousarray(w).reshape(o, c * kh * kw)
-    padded = np.zeros((c, height + 2 * pad, width + 2 * pad), dtype=x.dtype)
     out = (np.empty((n, out_h * out_w, o), dtype=x.dtype).transpose(0, 2, 1) if channels_last else
            np.empty((n, o, out_h * out_w), dtype=x.dtype))
     rows = max(1, min(out_h, CHUNK_BYTES // (c * kh * kw * out_w * x.itemsize)))
     for image, target in zip(x, out):
-        padded[:, pad:pad + height, pad:pad + width] = image
-        for top in range(0, out_h, rows):
-            count = min(rows, out_h - top)
-            patches = np.empty((c, kh, kw, count, out_w), dtype=x.dtype)
-            for i in range(kh):
-                for j in range(kw):
-                    patches[:, i, j] = padded[:, top + i:top + i + count, j:j + out_w]
-            np.matmul(flat, patches.reshape(c * kh * kw, count * out_w),
-                      out=target[:, top * out_w:(top + count) * out_w])
+        padded = np.pad(image, ((0, 0), (pad, pad), (pad, pad)))
+
+        def work(top: int, bottom: int, padded=padded, target=target) -> None:
+            patches = np.empty((c, kh, kw, bottom - top, out_w), dtype=x.dtype)
+            for i, j in np.ndindex(kh, kw):
+                patches[:, i, j] = padded[:, top + i:bottom + i, j:j + out_w]
+            matmul(flat, patches.reshape(c * kh * kw, -1), out=target[:, top * out_w:bottom * out_w])
+
+        in_threads(work, out_h, rows)
     return out.reshape(n, o, out_h, out_w)
 
 
