@@ -97,6 +97,7 @@ if TYPE_CHECKING:       # else see __getattr__
         softmax_output_cost,
         split,
         sum_of_squares,
+        unit_rows,
         words_before,
         zero_states,
     )
@@ -164,6 +165,7 @@ __all__ = [
     "total",
     "train_function",
     "trainable",
+    "unit_rows",
     "Variable",
     "vector",
     "words_before",

@@ -185,9 +185,9 @@ square = T.sqr
 switch = T.switch
 
 
-def total(x: Variable, axis: int | None = None, keepdims: bool = False) -> Variable:
+def total(x: Variable, axis: int | None = None) -> Variable:
     """Sum over an axis, or over all of them."""
-    return T.sum(x, axis=axis, keepdims=keepdims)
+    return T.sum(x, axis=axis)
 
 
 def cast(x: Variable, dtype: str) -> Variable:

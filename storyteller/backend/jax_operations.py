@@ -250,6 +250,17 @@ def register() -> None:
     def _(op):
         return jnp.matmul
 
+    @converts(operations._UnitRows)
+    def _(op):
+        def unit_rows(x):
+            norms = jnp.sqrt(jnp.maximum(jnp.sum(x * x, axis=1, keepdims=True), operations.LEAST_SQUARES))
+            return x / norms, norms
+        return unit_rows
+
+    @converts(operations._UnitRowsGradient)
+    def _(op):
+        return lambda unit, norms, g: (g - unit * jnp.sum(unit * g, axis=1, keepdims=True)) / norms
+
     @converts(operations._Copies)
     def _(op):
         return lambda x: (x,) * op.count

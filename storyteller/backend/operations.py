@@ -27,6 +27,9 @@ from .engine import (
 )
 
 
+LEAST_SQUARES = np.float32(1e-30)      # of a row's squares: nothing is divided by zero
+
+
 class _Operation(Op):
     """What a NumPy function computes; its attributes are the values of ``__props__``, in their order.
 
@@ -592,6 +595,29 @@ class _Dot(_Differentiable):
 def dot(x: Variable, y: Variable) -> Variable:
     """See :func:`.either.dot`."""
     return T.dot(x, y) if theano_on_gpu() else _Dot()(x, y)
+
+
+class _UnitRows(_Differentiable):
+    """The engines' own gradient of a norm has products of three arrays, Python loops where nothing is compiled."""
+
+    ndims = (2, 2)
+
+    def compute(self, x):
+        norms = np.sqrt(np.maximum(np.sum(np.square(x), axis=1, keepdims=True), LEAST_SQUARES))
+        return x / norms, norms
+
+    def gradients(self, inputs, outputs, g):
+        return [_UnitRowsGradient()(*outputs, g)]
+
+
+class _UnitRowsGradient(_Operation):
+    def compute(self, unit, norms, g):
+        return (g - unit * np.sum(unit * g, axis=1, keepdims=True)) / norms
+
+
+def unit_rows(x: Variable) -> Variable:
+    """Rows (n, d) scaled to unit L2 norm; one of zeros, as padding is, stays zeros."""
+    return _UnitRows().make_node(x).outputs[0]
 
 
 class _Copies(_Operation, GradientOp):

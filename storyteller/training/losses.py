@@ -390,10 +390,7 @@ def embedding_cost(p: Mapping[str, Variable], x: Variable, mask: Variable, im: V
     else:
         vectors = be.embedding(p["Wemb"], x.flatten()) * mask.flatten().dimshuffle(0, "x")
         sentences = be.total(be.as_steps(vectors, mask), axis=0)
-    # The least keeps padding, which is all zeros, from being divided by zero.
-    squares = be.maximum(be.total(be.square(sentences), axis=1, keepdims=True), np.float32(1e-30))
-    return pairwise_ranking_loss(dense(im, p["ff_image_W"], p["ff_image_b"]), sentences / be.sqrt(squares), margin,
-                                 mask[0])
+    return pairwise_ranking_loss(dense(im, p["ff_image_W"], p["ff_image_b"]), be.unit_rows(sentences), margin, mask[0])
 
 
 def init_embedding(dim_image: int, dim_word: int, dim: int, n_words: int, rng: np.random.Generator,
