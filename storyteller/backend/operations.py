@@ -26,7 +26,6 @@ from .engine import (
     theano_on_gpu,
 )
 
-
 LEAST_SQUARES = np.float32(1e-30)      # of a row's squares: nothing is divided by zero
 
 
