@@ -410,6 +410,7 @@ class GRUEncoder(Model):
         # The rows whose beginning is no other's before them, and the state after it.
         rows, h = np.zeros(1, dtype=np.int64), states[:1]
         for t in range(int(np.max(lengths))):
+            threads.leave_if_stopped()
             longer = np.flatnonzero((shared <= t) & (t < lengths))
             before = np.searchsorted(rows, longer, side="right") - 1
             rows, after = longer, memory[t % 2, :len(longer)]

@@ -9,14 +9,14 @@ by :func:`storyteller.workers.limit_threads`.
 """
 from __future__ import annotations
 
-import collections
 import contextlib
+import contextvars
 import ctypes
 import itertools
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -41,8 +41,8 @@ def _libraries() -> list[Any]:
 
 
 @cache
-def _setters() -> list[Callable[[int], None]]:
-    """What sets the number of threads of each OpenBLAS with threads of its own.
+def _openblas() -> list[tuple[Any, Callable[[int], None]]]:
+    """Each OpenBLAS with threads of its own, and what sets their number.
 
     Threadpoolctl lets one thread alone change it, and another's change is silently none.
     """
@@ -52,132 +52,228 @@ def _setters() -> list[Callable[[int], None]]:
             names = (f"{before}openblas_set_num_threads{behind}"
                      for before, behind in itertools.product(("", "scipy_"), ("", "64_", "_64")))
             dll = ctypes.CDLL(library.filepath)
-            found += [getattr(dll, name) for name in names if hasattr(dll, name)][:1]
+            found += [(library, getattr(dll, name)) for name in names if hasattr(dll, name)][:1]
     return found
 
 
 class _OneThread:
-    """OpenBLAS with one thread, for as long as any thread is in this context."""
+    """OpenBLAS with one thread, for as long as any thread is in this context.
+
+    Ctrl-C may come at any line: what is set is set again, and then it is right.
+    """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.users, self.granted = 0, 1
+        self.inside: dict[int, int] = {}        # how often each thread has entered
+        self.granted: list[int] = []
 
     def __enter__(self) -> None:
-        with self.lock:
-            if not self.users:
-                self.granted = _granted()
-                self.set(1)
-            self.users += 1
+        me = threading.get_ident()
+        before = self.inside.get(me, 0)
+        try:
+            with self.lock:
+                if not self.inside:
+                    self.granted = [library.num_threads for library, _ in _openblas()]
+                self.inside[me] = before + 1
+                if len(self.inside) == 1 and not before:
+                    self._set([1] * len(self.granted))
+        except BaseException:
+            self._settle(me, before)
+            raise
 
     def __exit__(self, *_: object) -> None:
-        with self.lock:
-            self.users -= 1
-            if not self.users:
-                self.set(self.granted)
+        me = threading.get_ident()
+        left = self.inside.get(me, 1) - 1
+        try:
+            self._settle(me, left)
+        except BaseException:
+            self._settle(me, left)
+            raise
 
-    def set(self, threads: int) -> None:
-        if self.granted > 1:
-            for setter in _setters():
-                setter(threads)
+    def _settle(self, me: int, left: int) -> None:
+        with self.lock:
+            if left:
+                self.inside[me] = left
+            else:
+                self.inside.pop(me, None)
+            if not self.inside:
+                self.give_back()
+
+    def give_back(self) -> None:
+        """Unless somebody else has changed it meanwhile."""
+        self._set([granted if library.num_threads == 1 else library.num_threads
+                   for granted, (library, _) in zip(self.granted, _openblas())])
+
+    def _set(self, threads: list[int]) -> None:
+        for n, (library, setter) in zip(threads, _openblas()):
+            if library.num_threads != n:
+                setter(n)
+
+    def count(self) -> int:
+        with self.lock:
+            held = dict(zip((id(library) for library, _ in _openblas()), self.granted)) if self.inside else {}
+        return max((held.get(id(library), library.num_threads) for library in _libraries()), default=0) or cores()
 
 
 one_thread = _OneThread()
-_pool: tuple[int, ThreadPoolExecutor] | None = None
+_given: queue.SimpleQueue[_Parts] = queue.SimpleQueue()
+_helpers: list[threading.Thread] = []
 _spare: list[np.ndarray] = []
-_sharing = threading.local()
+_here = threading.local()       # .parts: what this thread takes parts of; .helping: whether it is one of ours
 
 
 def _after_fork() -> None:
     """Threads do not survive a fork; what they had taken is given back."""
-    global one_thread, _pool
-    if one_thread.users:
-        one_thread.set(one_thread.granted)
-    one_thread, _pool = _OneThread(), None
+    global one_thread, _given
+    if one_thread.inside:
+        one_thread.give_back()
+    one_thread, _given = _OneThread(), queue.SimpleQueue()
+    _helpers.clear()
 
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _granted() -> int:
-    return max((library.num_threads for library in _libraries()), default=0) or cores()
-
-
 def count() -> int:
     """How many threads share the work that this one begins."""
-    if getattr(_sharing, "now", False):     # no part is shared again
+    parts = getattr(_here, "parts", None)
+    if parts and (not parts.over or getattr(_here, "helping", False)):      # no part is shared again
         return 1
-    with one_thread.lock:
-        return one_thread.granted if one_thread.users else _granted()
+    return one_thread.count()
 
 
 def limit(n: int) -> None:
     """Grant so many threads to every library of linear algebra that is loaded, and to the work that is shared here."""
     with one_thread.lock, contextlib.suppress(ImportError):
         from threadpoolctl import threadpool_limits
-        threadpool_limits(n)        # others than those of _setters, too
-        one_thread.granted = n
-        for setter in _setters():
-            setter(1 if one_thread.users else n)
-
-
-def _helpers(n: int) -> ThreadPoolExecutor:
-    global _pool
-    with one_thread.lock:
-        if _pool is None or _pool[0] != n:
-            _pool = n, ThreadPoolExecutor(n, "storyteller")
-        return _pool[1]
+        threadpool_limits(n)        # others than OpenBLAS, too
+        one_thread.granted = [n] * len(_openblas())
+        for _, setter in _openblas():
+            setter(1 if one_thread.inside else n)
 
 
 def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
     """``[work(0, block), work(block, 2 block), ...]`` up to n; NumPy lets go of the GIL in each.
 
-    The blocks do not depend on the number of threads, so that neither does any result.
+    The blocks do not depend on the number of threads, so that neither does any result.  A long one asks
+    :func:`leave_if_stopped` now and then.
     """
-    starts = range(0, n, block)
-    threads = count() if len(starts) > 1 else 1
+    blocks = [(start, min(start + block, n)) for start in range(0, n, block)]
+    threads = min(count(), len(blocks))
     if threads < 2:
-        return [work(start, min(start + block, n)) for start in starts]
-    parts = _Parts(work, [(start, min(start + block, n)) for start in starts])
+        return [work(*some) for some in blocks]
     with one_thread:
-        pool = _helpers(threads - 1)
-        helping = [pool.submit(parts.take) for _ in range(min(threads, len(starts)) - 1)]
-        try:
-            parts.take()
-        finally:
-            for helper in helping:
-                if not helper.cancel():     # it may not have begun: then there is nothing left to do
-                    helper.result()
-            results = parts.done()
-    return results
+        return _Parts(work, blocks).shared(threads - 1)
+
+
+class _Stopped(BaseException):
+    """A part is left, for another one has failed."""
+
+
+def leave_if_stopped() -> None:
+    """Leave a part where another one has failed, or Ctrl-C was pressed."""
+    parts = getattr(_here, "parts", None)
+    if parts and parts.stopped and getattr(_here, "helping", False):    # another's error has come up by itself
+        raise _Stopped
 
 
 class _Parts:
-    """Parts of a work, taken one by one by any thread."""
+    """Parts of a work, taken one by one by any thread.
+
+    No locks but C's own: Ctrl-C amid Python's, such as those of a Future, can leave them locked for ever.
+    """
 
     def __init__(self, work: Callable[[int, int], Any], blocks: list[tuple[int, int]]):
         self._work: Callable[[int, int], Any] | None = work
         self._blocks, self._results = blocks, [None] * len(blocks)
         self._turns = iter(range(len(blocks)))      # its next is atomic
+        self._lock, self._leaving = threading.Lock(), queue.SimpleQueue[None]()
+        self._entered = self._left = 0
+        self._error: BaseException | None = None
+        self._context = contextvars.copy_context()      # np.errstate is in it
+        self.stopped = False        # nothing more is begun
 
-    def take(self) -> None:
-        """Do what nobody has begun."""
-        work = self._work
-        if work is None:
-            return
-        _sharing.now = True
+    def shared(self, helpers: int) -> list:
+        """The results, with the help of so many threads, where they are free."""
+        _start_helpers(helpers)
+        try:
+            for _ in range(helpers):
+                _given.put(self)
+            self._take()
+        except BaseException:
+            self.stopped = True
+            raise
+        finally:
+            self._wait()
+            # A helper that is busy keeps for a while what it was to help with: not its arrays.
+            results, self._results, self._work = self._results, [], None
+        if self._error is not None:
+            raise self._error
+        return results
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody can begin any more."""
+        return self._work is None
+
+    def help(self) -> None:
+        """What a helper does."""
+        with self._lock:
+            if self._work is None:
+                return
+            self._entered += 1
+        try:
+            self._context.copy().run(self._take)
+        except BaseException as error:      # it is raised where the results are asked for
+            if not isinstance(error, _Stopped):
+                self._error = error
+            self.stopped = True
+        finally:
+            with self._lock:
+                self._left += 1
+            self._leaving.put(None)
+
+    def _take(self) -> None:
+        work, _here.parts = self._work, self
         try:
             for turn in self._turns:
+                if self.stopped or work is None:
+                    break
                 self._results[turn] = work(*self._blocks[turn])
         finally:
-            _sharing.now = False
-            collections.deque(self._turns, maxlen=0)    # after an error, or Ctrl-C, nothing more is begun
+            _here.parts = None
 
-    def done(self) -> list:
-        """The results.  Arrays are let go of: a helper that is busy keeps what it was to take for a while."""
-        results, self._results, self._work = self._results, [], None
-        return results
+    def _wait(self) -> None:
+        """Until no helper is at work, and none can begin."""
+        interrupted = None
+        with self._lock:
+            self._work = None
+        while self._left < self._entered:
+            try:
+                self._leaving.get(timeout=0.1)
+            except queue.Empty:     # Ctrl-C came behind a get
+                pass
+            except BaseException as error:      # Ctrl-C: they are told, and waited for all the same
+                self.stopped, interrupted = True, error
+        if interrupted is not None:
+            raise interrupted
+
+
+def _start_helpers(n: int) -> None:
+    while len(_helpers) < n:
+        helper = threading.Thread(target=_help, args=(_given,), name="storyteller", daemon=True)
+        try:
+            helper.start()
+        except RuntimeError:        # the interpreter ends, or there may be no more threads: it goes without
+            return
+        _helpers.append(helper)
+
+
+def _help(given: queue.SimpleQueue[_Parts]) -> None:
+    _here.helping = True
+    while True:
+        given.get().help()
 
 
 @contextlib.contextmanager
@@ -205,11 +301,13 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
     # To read and reorder the other matrix costs as much as some rows.
     size = (rows + 24) * columns * x.shape[-1] * (len(x) if x.ndim == 3 else 1)
     with one_thread:
-        threads = count() if size >= SHARED and _setters() else 1
-        if threads < 2:
+        threads = count() if size >= SHARED and _openblas() else 1
+        shape = (*x.shape[:-1], columns)
+        if threads < 2 or x.ndim != y.ndim or out is not None and (
+                out.shape != shape or np.may_share_memory(out, x) or np.may_share_memory(out, y)):
             return np.matmul(x, y, out=out)
         if out is None:
-            out = np.empty((*x.shape[:-1], columns), np.result_type(x, y))
+            out = np.empty(shape, np.result_type(x, y))
 
         def part(start: int, stop: int) -> None:
             here = slice(start, stop)
