@@ -59,43 +59,35 @@ def _openblas() -> list[tuple[Any, Callable[[int], None]]]:
 class _OneThread:
     """OpenBLAS with one thread, for as long as any thread is in this context.
 
-    Ctrl-C may come at any line: what is set is set again, and then it is right.
+    Ctrl-C may come at any line: what is set is set again.  If a thread could not leave, it does with its next work.
     """
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
-        self.inside: dict[int, int] = {}        # how often each thread has entered
+        self.inside: set[int] = set()       # threads; none enters twice
         self.granted: list[int] = []
 
     def __enter__(self) -> None:
-        me = threading.get_ident()
-        before = self.inside.get(me, 0)
         try:
             with self.lock:
                 if not self.inside:
                     self.granted = [library.num_threads for library, _ in _openblas()]
-                self.inside[me] = before + 1
-                if len(self.inside) == 1 and not before:
-                    self._set([1] * len(self.granted))
+                self.inside.add(threading.get_ident())
+                self._set([1] * len(self.granted))
         except BaseException:
-            self._settle(me, before)
+            self._leave()
             raise
 
     def __exit__(self, *_: object) -> None:
-        me = threading.get_ident()
-        left = self.inside.get(me, 1) - 1
         try:
-            self._settle(me, left)
+            self._leave()
         except BaseException:
-            self._settle(me, left)
+            self._leave()
             raise
 
-    def _settle(self, me: int, left: int) -> None:
+    def _leave(self) -> None:
         with self.lock:
-            if left:
-                self.inside[me] = left
-            else:
-                self.inside.pop(me, None)
+            self.inside.discard(threading.get_ident())
             if not self.inside:
                 self.give_back()
 
@@ -159,12 +151,16 @@ def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
     The blocks do not depend on the number of threads, so that neither does any result.  A long one asks
     :func:`leave_if_stopped` now and then.
     """
-    blocks = [(start, min(start + block, n)) for start in range(0, n, block)]
+    blocks = _blocks(n, block)
     threads = min(count(), len(blocks))
     if threads < 2:
         return [work(*some) for some in blocks]
     with one_thread:
         return _Parts(work, blocks).shared(threads - 1)
+
+
+def _blocks(n: int, block: int) -> list[tuple[int, int]]:
+    return [(start, min(start + block, n)) for start in range(0, n, block)]
 
 
 class _Stopped(BaseException):
@@ -297,13 +293,15 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
 
     Equal to NumPy's up to rounding.
     """
+    threads = count()
+    if threads < 2:
+        return np.matmul(x, y, out=out)
     rows, columns = x.shape[-2], y.shape[-1]
+    shape = (*x.shape[:-1], columns)
     # To read and reorder the other matrix costs as much as some rows.
     size = (rows + 24) * columns * x.shape[-1] * (len(x) if x.ndim == 3 else 1)
     with one_thread:
-        threads = count() if size >= SHARED and _openblas() else 1
-        shape = (*x.shape[:-1], columns)
-        if threads < 2 or x.ndim != y.ndim or out is not None and (
+        if size < SHARED or not _openblas() or x.ndim != y.ndim or out is not None and (
                 out.shape != shape or np.may_share_memory(out, x) or np.may_share_memory(out, y)):
             return np.matmul(x, y, out=out)
         if out is None:
@@ -321,5 +319,6 @@ def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.nd
         length = len(x) if x.ndim == 3 else max(rows, columns)
         # Two parts a thread, so that one that is held up can be helped, and none that is hardly worth handing out.
         block = -(-length // min(2 * threads, 4 * size // SHARED))
-        in_threads(part, length, block if block < 64 else -(-block // 64) * 64)
+        blocks = _blocks(length, block if block < 64 else -(-block // 64) * 64)
+        _Parts(part, blocks).shared(min(threads, len(blocks)) - 1)
     return out

@@ -24,6 +24,7 @@ The engine is imported where the first graph is made: for training, and for devi
 """
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import threading
@@ -32,7 +33,6 @@ from typing import TYPE_CHECKING, Any, Callable
 
 import numpy as np
 
-from .. import threads
 from ..errors import StorytellerError, shown
 from . import jax_device
 from .either import (
@@ -414,7 +414,7 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     lock, computing = threading.Lock(), on_jax(device)
 
     def in_turn(*arrays: np.ndarray) -> list[np.ndarray]:
-        with lock, jax_device.computing(precision) if computing else threads.one_thread:
+        with lock, jax_device.computing(precision) if computing else contextlib.nullcontext():
             results = call(*arrays)
             return [np.asarray(result) for result in results] if fetched else results
     return in_turn
