@@ -5,12 +5,12 @@ two products.  Therefore it computes with one thread here, and threads of our ow
 the products and the rest.  Parts are handed out one by one, so that a thread that has less of its processor gets fewer.
 
 How many threads there are is what the BLAS has been granted: by OPENBLAS_NUM_THREADS and its like, by threadpoolctl, or
-by :func:`storyteller.workers.limit_threads`.
+by :func:`storyteller.workers.limit_threads`.  What one thread grants by threadpoolctl while another computes may be
+taken back.
 """
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import ctypes
 import itertools
 import os
@@ -187,7 +187,7 @@ class _Parts:
         self._lock, self._leaving = threading.Lock(), queue.SimpleQueue[None]()
         self._entered = self._left = 0
         self._error: BaseException | None = None
-        self._context = contextvars.copy_context()      # np.errstate is in it
+        self._errors = np.geterr()      # a thread has its own
         self.stopped = False        # nothing more is begun
 
     def shared(self, helpers: int) -> list:
@@ -220,7 +220,8 @@ class _Parts:
                 return
             self._entered += 1
         try:
-            self._context.copy().run(self._take)
+            with np.errstate(**self._errors):
+                self._take()
         except BaseException as error:      # it is raised where the results are asked for
             if not isinstance(error, _Stopped):
                 self._error = error

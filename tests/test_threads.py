@@ -6,7 +6,11 @@ import io
 import multiprocessing
 import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
+import time
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
@@ -255,3 +259,42 @@ def test_a_forked_process_shares_work_too(granted):
 
 def _shared_sum():
     return threads.count(), sum(threads.in_threads(lambda start, stop: start, 16, 1))
+
+
+def test_settings_of_numpys_errors_reach_every_thread(granted):
+    def work(start, stop):
+        time.sleep(0.01)        # so that every thread takes some
+        return np.log(np.zeros(3)), np.geterr()["divide"]
+    with warnings.catch_warnings(), np.errstate(all="ignore"):
+        warnings.simplefilter("error")
+        assert {kind for _, kind in threads.in_threads(work, 10, 1)} == {"ignore"}
+
+
+@pytest.mark.parametrize("ends", ["atexit.register(share)", "threading.Thread(target=share).start()"])
+def test_work_is_done_when_the_interpreter_ends(ends):
+    program = f"""
+import atexit, threading, time
+from storyteller import threads, workers
+workers.limit_threads(2)
+def share():
+    time.sleep(0.3)
+    print(sum(threads.in_threads(lambda start, stop: start, 9, 1)))
+{ends}
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert (done.stdout, done.stderr) == ("36\n", "")
+
+
+@pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timer on this system")
+def test_ctrl_c_at_any_moment_leaves_the_helpers_at_work(granted):
+    before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        for moment in np.linspace(5e-4, 4e-3, 100):
+            with pytest.raises(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, moment)
+                while True:
+                    threads.in_threads(lambda start, stop: start, 9, 1)
+            assert threads.in_threads(lambda start, stop: start, 9, 1) == list(range(9))
+            assert threads.count() == granted
+    finally:
+        signal.signal(signal.SIGALRM, before)
