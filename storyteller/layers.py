@@ -385,13 +385,13 @@ class GRUEncoder(Model):
         # Big-endian bytes sort as the numbers do: those that begin alike come to stand together.
         keys = [np.asarray(sequence, ">i8").tobytes() for sequence in sequences]
         order = np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.int64)
-        telling = threading.Lock()
+        lock = threading.Lock()
 
         def work(start: int, stop: int) -> None:
             block = order[start:stop]
             states[block] = self._run([sequences[i] for i in block], projected, batch_size)
             if progress is not None:
-                with telling:
+                with lock:
                     progress(len(block))
 
         # So few that their states stay small, so many that little is run twice.

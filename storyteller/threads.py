@@ -146,10 +146,26 @@ def limit(n: int) -> None:
 
 
 def in_threads(work: Callable[[int, int], Any], n: int, block: int) -> list:
-    """``[work(0, block), work(block, 2 block), ...]`` up to n; NumPy lets go of the GIL in each.
+    """Do ``work(0, block)``, ``work(block, 2 block)`` and so on up to n, in any order and thread.
 
-    The blocks do not depend on the number of threads, so that neither does any result.  A long one asks
-    :func:`leave_if_stopped` now and then.
+    The blocks do not depend on the number of threads, so that neither does any result.
+
+    Parameters
+    ----------
+    work : callable
+        Takes the start and the end of a block; NumPy lets go of the GIL in it.  A long one asks
+        :func:`leave_if_stopped` now and then.
+    n, block : int
+
+    Returns
+    -------
+    list
+        What ``work`` gave, in the order of the blocks.
+
+    Raises
+    ------
+    Exception
+        What a block raised; no other one is begun then, and none is at work any more.
     """
     blocks = _blocks(n, block)
     threads = min(count(), len(blocks))
@@ -203,7 +219,7 @@ class _Parts:
         finally:
             self._wait()
             # A helper that is busy keeps for a while what it was to help with: not its arrays.
-            results, self._results, self._work = self._results, [], None
+            results, self._results = self._results, []
         if self._error is not None:
             raise self._error
         return results
@@ -290,9 +306,18 @@ def scratch(size: int) -> Iterator[np.ndarray]:
 
 
 def matmul(x: np.ndarray, y: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
-    """``np.matmul(x, y, out)`` of matrices, or of two stacks of matrices, shared by threads.
+    """``np.matmul(x, y, out)``, equal up to rounding, shared by threads where it is large.
 
-    Equal to NumPy's up to rounding.
+    Parameters
+    ----------
+    x : array (n, d) or (m, n, d)
+    y : array (d, k) or (m, d, k)
+    out : array (n, k) or (m, n, k), optional
+
+    Returns
+    -------
+    array (n, k) or (m, n, k)
+        ``out`` where it is given.
     """
     threads = count()
     if threads < 2:
