@@ -80,14 +80,7 @@ def thoughts(sizes: dict[str, int], device: str, rng: np.random.Generator) -> It
           for name, value in layers.init_gru(prefix, sizes["dim_word"], sizes["dim"] // 2, rng).items()}
     model = skipthoughts.SkipThoughts({"UNK": 1}, table, table, uni, bi, device)
     found = sentences(sizes["sentences"], sizes["n_words"], rng)
-    used, inverse = np.unique(np.concatenate(found), return_inverse=True)
-    rows = np.split(inverse, np.cumsum([len(each) for each in found])[:-1])
-
-    def ours() -> np.ndarray:
-        return np.concatenate([layers.unit_rows(np.concatenate([
-            encoder.final_states(encoder.project(table[used]), [each[::-1] for each in rows] if reverse else rows)
-            for table, encoder, reverse in group], axis=1)) for group in model.groups], axis=1)
-    yield "storyteller", ours
+    yield "storyteller", lambda: model.vectors(found)
     if has_torch():
         parts = [torch_states(uni, ["encoder"], table, found), torch_states(bi, ["encoder", "encoder_r"], table, found)]
         yield "PyTorch", lambda: np.concatenate([part() for part in parts], axis=1)

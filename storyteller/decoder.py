@@ -15,7 +15,9 @@ import numpy as np
 from . import files, search
 from .errors import StorytellerError, check_count, check_flag, check_floats, shown
 from .layers import Model, dense, dense_shapes, gru_shapes, gru_step, join_gru, load_params
-from .text import UNK, UNK_ID, check_dictionary, sentence_ends, words_by_index
+from .text import END_ID, UNK, UNK_ID, check_dictionary, sentence_ends, words_by_index
+
+_STEPS = 8      # of a beam search that a device takes by itself: more are lost behind a passage's end
 
 
 @dataclass(frozen=True)
@@ -150,10 +152,11 @@ class Decoder(Model):
         p = np.exp(logits)
         return p / p.sum(axis=1, keepdims=True), state
 
-    def expander(self, state: np.ndarray, width: int, use_unk: bool) -> search.Expander:
+    def expander(self, state: np.ndarray, width: int, use_unk: bool, maxlen: int = 1000) -> search.Expander:
         """:func:`storyteller.search.expander` of this decoder, for a beam no wider than `width`.
 
-        Through JAX states and logits stay on the device, which chooses the continuations as well.
+        Through JAX the device takes many steps by itself, as :func:`storyteller.search.beam_search` does; what it
+        chose in each is handed out step by step, while it takes the next ones.  Some that nobody asks for are lost.
         """
         from . import backend as be
         if not be.on_jax(self._device):
@@ -161,24 +164,36 @@ class Decoder(Model):
         size, dim = be.bucket(width), self.dim
         if (size, use_unk) not in self._beams:      # two threads may both compile it: either's will do
             self._beams[size, use_unk] = self._beam(size, use_unk)
-        choose, states = self._beams[size, use_unk], np.repeat(state[:, :dim], size, axis=0)
-        first, ended_before = states, np.zeros(1, dtype=np.int64)
+        steps, first = self._beams[size, use_unk], np.repeat(state[:, :dim], size, axis=0)
+        beam: list[Any] = [np.full(size, search.FIRST), np.where(np.arange(size), np.float32(np.inf), np.float32(0)),
+                           np.zeros(size, np.int64), np.array([width]), first]
+        fixed = [first] if self.put_back else []
+        if self.put_back:
+            beam.append(np.zeros(size, np.float32))
+        running: list[list[Any]] = []
+        chosen: list[tuple[np.ndarray, ...]] = []       # of the steps that nobody asked for yet, the last one first
+        going, left = np.zeros(1, np.int64), maxlen
+
+        def run() -> None:
+            nonlocal beam, left
+            if left > 0:
+                results = steps(*beam, *fixed)
+                beam, left = results[:len(beam)], left - _STEPS
+                running.append(results[len(beam):])
 
         def expand(words: np.ndarray, costs: np.ndarray, parents: np.ndarray, count: int,
                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            nonlocal states, ended_before
-            n, put_back = len(words), []
-            if self.put_back:
-                k, ended, ended_before = self._sentences_ended(words, ended_before[parents])
-                put_back = [first, be.padded(k, size, -1), be.padded(ended, size)]
-            # Hypotheses that are none cost so much that nothing goes on from them.
-            normaliser, best, where, states = choose(
-                be.padded(parents, size), be.padded(costs, size, np.inf), be.padded(words, size, search.FIRST), states,
-                *put_back)
-            normaliser, best, where = be.fetch(normaliser, best, where)
-            search.check_logits(normaliser[:n])
+            nonlocal going
+            if not chosen:
+                while len(running) < 2 and left > 0:
+                    run()
+                chosen.extend(reversed(list(zip(*be.fetch(*running.pop(0))))))
+            normalisers, best, where = chosen.pop()
+            search.check_logits(normalisers)
             found = np.flatnonzero(np.isfinite(best[:count]))
             rows, columns = np.divmod(where[found], len(self.vocabulary))
+            # On the device the hypotheses that have ended still stand among the others.
+            rows, going = np.searchsorted(going, rows), np.flatnonzero(columns != END_ID)
             return best[found], rows, columns
         return expand
 
@@ -199,19 +214,45 @@ class Decoder(Model):
         return step
 
     def _beam(self, size: int, use_unk: bool) -> Any:
-        """The cheapest continuations of `size` hypotheses, chosen on the device."""
+        """Steps of a beam search that the device takes by itself: of `size` hypotheses, of which those that are none
+        cost infinitely much.
+
+        They take and give words, costs, which hypotheses of the step before they go on from, how many have still to
+        be found, the states after that step and, with put_back, how many sentences had ended; then, of every step,
+        log normalisers, and costs and places (hypothesis x words + word) of the cheapest continuations.
+        """
         from . import backend as be
-        parents, costs, states = be.int_vector("parents"), be.vector("costs"), be.matrix("states")
-        y, put_back = be.int_vector("y"), [be.matrix("h0"), be.int_vector("k"), be.vector("ended")]
-        put_back = put_back if self.put_back else []
-        logits, state = self._following(y, states[parents], *put_back)
-        normaliser = be.log_sum_exp(logits)
-        total = (costs + normaliser).dimshuffle(0, "x") - logits
-        if not use_unk:
-            total = total + be.constant(search.UNK_COST * (np.arange(len(self.vocabulary)) == UNK_ID))
-        values, where = be.largest(-total.flatten(), size)
-        return be.train_function([parents, costs, y, states, *put_back], [normaliser, -values, where, state],
-                                 device=self._device, fetched=False)
+        n_words, infinite = len(self.vocabulary), np.float32(np.inf)
+        beam = [be.int_vector("y"), be.vector("costs"), be.int_vector("parents"), be.int_vector("wanted"),
+                be.matrix("states")]
+        fixed = [be.matrix("h0")] if self.put_back else []
+        if self.put_back:
+            beam.append(be.vector("ended"))
+
+        def step(y, costs, parents, wanted, states, *put_back):
+            more = []
+            if self.put_back:
+                before, h0 = put_back[0][parents], put_back[1]
+                ended = be.cast(be.is_one_of(y, self._ends), "float32")
+                more = [before + ended]
+                last = be.minimum(more[0], np.float32(len(self._params["sentences"]))) - np.float32(1)
+                put_back = h0, be.cast(be.switch(ended, last, np.float32(-1)), "int64"), ended
+            logits, state = self._following(y, states[parents], *put_back)
+            alive, normalisers = be.less(costs, infinite), be.log_sum_exp(logits)
+            total = (costs + normalisers).dimshuffle(0, "x") - logits
+            if not use_unk:
+                total = total + be.constant(search.UNK_COST * (np.arange(n_words) == UNK_ID))
+            values, where = be.largest(-total.flatten(), size)
+            best, parents, y = -values, where // n_words, where % n_words
+            taken = be.less(np.arange(size), wanted[0])
+            # As in search.beam_search no cost falls, and a hypothesis that ends leaves a narrower beam behind.
+            costs = be.switch(taken * be.less(END_ID, y), be.maximum(best, costs[parents]), infinite)
+            ends = taken * be.less(best, infinite) * be.eq(y, END_ID)
+            return [y, costs, parents, wanted - be.cast(be.total(ends), "int64"), state, *more,
+                    be.switch(alive, normalisers, np.float32(0)), best, where]
+
+        results = be.repeated(step, beam, fixed, _STEPS)
+        return be.train_function([*beam, *fixed], results, device=self._device, fetched=False)
 
     def _items(self) -> dict[str, Callable[[], Any]]:
         return {"options": lambda: self.options, "f_init": lambda: self.f_init, "f_next": lambda: self.f_next,
@@ -376,7 +417,7 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
 
         beam_width, use_unk = check_count("beam width", beam_width), check_flag("use_unk", use_unk)
         hypotheses = search.beam_search(dec.step, state, beam_width, maxlen, use_unk, should_stop,
-                                        dec.expander(state, beam_width, use_unk))
+                                        dec.expander(state, beam_width, use_unk, maxlen))
         found = list(search.passages_in_order(hypotheses))
     if check_flag("whole_sentences", whole_sentences):
         return _to_sentences(dec, state, found)[:n_best]

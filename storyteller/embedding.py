@@ -101,10 +101,11 @@ class JointEmbedding(Model):
             if size not in functions:
                 x = be.matrix("x")
                 scores = be.dot(kept, x).flatten()
+                # XLA would make the sum of a product a second product.
                 functions[size] = be.train_function([x], [*be.largest(scores, size, last_first=True),
-                                                          be.total(scores)], device=self._device)
-        values, where, total = functions[size](query[:, None])
-        if not np.isfinite(total):
+                                                          be.lowest(scores)], device=self._device)
+        values, where, lowest = functions[size](query[:, None])
+        if not (np.isfinite(values).all() and np.isfinite(lowest)):
             raise StorytellerError(_NOT_FINITE)
         return where[:k], values[:k]
 
@@ -130,6 +131,7 @@ class JointEmbedding(Model):
                 if progress is not None:
                     progress(1)
             return unit_rows(sums)
+        from . import backend
         words = sum(map(len, sequences))
         if words > self.n_words:
             # The input's share of a step depends on the word alone: for many sentences it pays to compute it
@@ -142,7 +144,7 @@ class JointEmbedding(Model):
                                   return_inverse=True)
         ends = np.cumsum([len(sequence) for sequence in sequences])[:-1]
         renumbered = np.split(inverse.reshape(-1), ends)
-        projected = self._gru.project(self._Wemb[used])
+        projected = self._gru.project(backend.rows(self._Wemb, used, self._device))
         return unit_rows(self._gru.final_states(projected, renumbered, batch_size, progress))
 
 

@@ -346,12 +346,13 @@ class GRUEncoder(Model):
         self._step = backend.computation(lambda x, h: [gru_step(x, h, U, self.dim)], [2, 2], self._device)
 
     def project(self, vectors: np.ndarray) -> np.ndarray:
-        """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in) -> (n, 3 dim), for
-        :meth:`final_states` (through JAX an array on the device, with more rows)."""
+        """The input's share of every step, x . [W, Wx] + [b, bx]: (n, n_in), also of :func:`backend.rows`,
+        -> (n, 3 dim), for :meth:`final_states` (through JAX an array on the device, with more rows)."""
         from . import backend
-        vectors = np.ascontiguousarray(vectors, dtype=np.float32)
-        if self._last is not None:
-            vectors = backend.padded(vectors, backend.bucket(len(vectors)))
+        if isinstance(vectors, np.ndarray):
+            vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+            if self._last is not None:
+                vectors = backend.padded(vectors, backend.bucket(len(vectors)))
         return self._project(vectors)[0]
 
     def final_states(self, projected: np.ndarray, sequences: Sequence[np.ndarray],

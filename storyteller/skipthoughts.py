@@ -52,25 +52,29 @@ class SkipThoughts(Model):
     and ``['boptions']`` are answered, and ``['options']``, the first of these.
     """
 
+    _compiled = ("_groups",)
+
     def __init__(self, words: Mapping[str, int], utable: np.ndarray | None, btable: np.ndarray | None,
                  uni: dict[str, np.ndarray] | None, bi: dict[str, np.ndarray] | None, device: str | None = None,
                  uoptions: dict[str, Any] | None = None, boptions: dict[str, Any] | None = None):
+        from . import backend
         self.words, self.utable, self.btable = words, utable, btable
         self.uoptions, self.boptions = uoptions, boptions
         self.normalize = any(bool(options and options.get("normalize")) for options in (uoptions, boptions))
+        self._device = backend.device_of(device)
         self._uni = None if uni is None else GRUEncoder(uni, "encoder", device)
         self._bi = [] if bi is None else [GRUEncoder(bi, prefix, device) for prefix in ENCODERS["bi_skip.npz"]]
-        self.dim = sum(encoder.dim for group in self.groups for _, encoder, _ in group)
+        self._compile()
+        self.dim = sum(encoder.dim for _, encoders in self._groups for encoder, _ in encoders)
 
-    @property
-    def groups(self) -> list[list[tuple[np.ndarray, GRUEncoder, bool]]]:
-        """Table, encoder and whether it reads backwards, of the uni part and of the bi part."""
-        groups = []
+    def _compile(self) -> None:
+        from . import backend
+        # Of the uni part and of the bi part: the table, and encoders with whether each reads backwards.
+        self._groups: list[tuple[Any, list[tuple[GRUEncoder, bool]]]] = []
         if self.utable is not None and self._uni is not None:
-            groups.append([(self.utable, self._uni, False)])
+            self._groups.append((backend.kept(self.utable, self._device), [(self._uni, False)]))
         if self.btable is not None and self._bi:
-            groups.append([(self.btable, self._bi[0], False), (self.btable, self._bi[1], True)])
-        return groups
+            self._groups.append((backend.kept(self.btable, self._device), list(zip(self._bi, (False, True)))))
 
     def _summary(self) -> str:
         parts = [name for name, part in (("uni-skip", self._uni), ("bi-skip", self._bi)) if part]
@@ -89,6 +93,37 @@ class SkipThoughts(Model):
         if use_eos:
             rows.append(self.words.get(END, unknown))
         return np.array(rows, dtype=np.int64)
+
+    def vectors(self, sequences: Sequence[np.ndarray], use_norm: bool = True, batch_size: int = 128,
+                progress: Callable[[int], object] | None = None) -> np.ndarray:
+        """Thought vectors of sentences that are given as table rows.
+
+        Parameters
+        ----------
+        sequences : sequence of arrays (n_words,) int64
+            From :meth:`rows`; at least one.
+        use_norm, batch_size
+            See :func:`encode`.
+        progress : callable, optional
+            Called now and then with the number of sentences that an encoder has read since.
+
+        Returns
+        -------
+        array (len(sequences), dim) float32
+        """
+        from . import backend
+        # Each different word is looked up and projected once.
+        used, inverse = np.unique(np.concatenate(sequences), return_inverse=True)
+        forwards = np.split(inverse.reshape(-1), np.cumsum([len(s) for s in sequences])[:-1])
+        backwards = [sequence[::-1] for sequence in forwards]
+        parts = []
+        for table, encoders in self._groups:
+            read = backend.rows(table, used, self._device)
+            part = np.concatenate([encoder.final_states(encoder.project(read), backwards if reverse else forwards,
+                                                        batch_size, progress)
+                                   for encoder, reverse in encoders], axis=1)
+            parts.append(unit_rows(part) if use_norm else part)
+        return np.concatenate(parts, axis=1)
 
     def encode(self, X: Sequence[str], use_norm: bool = True, verbose: bool = True, batch_size: int = 128,
                use_eos: bool = False) -> np.ndarray:
@@ -293,9 +328,8 @@ def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose
     model, texts = _checked(model), as_sentences(X)
     use_norm, use_eos = check_flag("use_norm", use_norm), check_flag("use_eos", use_eos)
     batch_size = check_count("batch_size", batch_size)
-    vectors = np.zeros((len(texts), model.dim), dtype=np.float32)
     if not texts:
-        return vectors
+        return np.zeros((0, model.dim), dtype=np.float32)
     if model.normalize:
         texts = list(map(text.normalize, texts))
     sequences = [model.rows(text.preprocess(sentence), False) for sentence in texts]
@@ -303,22 +337,9 @@ def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose
     text.warn_unknown(int(np.count_nonzero(flat == model.words[UNK])), len(flat), "skip-thoughts model")
     if use_eos:
         sequences = [np.append(sequence, model.rows("", True)) for sequence in sequences]
-        flat = np.concatenate(sequences)
-    # Each different word is looked up and projected once.
-    used, inverse = np.unique(flat, return_inverse=True)
-    forwards = np.split(inverse.reshape(-1), np.cumsum([len(s) for s in sequences])[:-1])
-    backwards = [sequence[::-1] for sequence in forwards]
-    left, passes = 0, len(texts) * sum(map(len, model.groups))
+    passes = len(texts) * sum(len(encoders) for _, encoders in model._groups)
     with progress_bar(passes, "encoding sentences", "pass", verbose and len(texts) > 1000) as bar:
-        for group in model.groups:
-            parts = [encoder.final_states(encoder.project(table[used]), backwards if reverse else forwards,
-                                         batch_size, bar.update)
-                     for table, encoder, reverse in group]
-            part = np.concatenate(parts, axis=1)
-            right = left + part.shape[1]
-            vectors[:, left:right] = unit_rows(part) if use_norm else part
-            left = right
-    return vectors
+        return model.vectors(sequences, use_norm, batch_size, bar.update)
 
 
 # Names of the original.

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from storyteller import StorytellerError, backend, decoder, embedding, skipthoughts
+from storyteller import StorytellerError, backend, decoder, embedding, search, skipthoughts
+from storyteller.training import losses
 from tests.conftest import GOLDENS
 
 
@@ -167,6 +168,34 @@ def test_decoder_through_jax(jax):
         assert decoder.run_sampler(gpu, context, beam_width=5) == decoder.run_sampler(cpu, context, beam_width=5)
 
 
+@pytest.mark.parametrize("put_back", [0, 0.4])
+def test_beams_through_jax(put_back, jax):
+    """The device takes steps by itself: the hypotheses, those that ended before their time included, are the CPU's."""
+    rng = np.random.default_rng(6)
+    params = losses.init_decoder(8, 6, 12, 30, rng)
+    for name in ("Wemb", "ff_logit_W"):     # words that differ in what may follow
+        params[name] = rng.standard_normal(params[name].shape).astype(np.float32)
+    options = {"put_back": put_back, "ends": [4, 7]} if put_back else {}
+    if put_back:
+        params["sentences"] = rng.standard_normal((3, 12)).astype(np.float32)
+    cpu, ours = (decoder.Decoder(options, params, [f"w{i}" for i in range(30)], device) for device in ("cpu", "jax"))
+    lengths = set()
+    for width, maxlen, use_unk in [(1, 1, True), (1, 40, False), (3, 7, False), (5, 8, True), (40, 9, False),
+                                   (6, 40, False), (16, 90, True)]:
+        state = cpu.f_init(rng.standard_normal((1, 8), np.float32))
+        stop = (lambda finished, cheapest: len(finished) > 2) if maxlen > 80 else None
+        expected, found = (search.beam_search(dec.step, state, width, maxlen, use_unk, stop,
+                                              dec.expander(state, width, use_unk, maxlen)) for dec in (cpu, ours))
+        assert [(h.words, h.finished) for h in found] == [(h.words, h.finished) for h in expected]
+        assert [h.cost for h in found] == pytest.approx([h.cost for h in expected], rel=1e-5)
+        lengths |= {len(h.words) for h in found if h.finished}
+    assert min(lengths) < 8 < max(lengths)
+    params["ff_hid_b"] = np.full(6, np.nan, np.float32)
+    broken = decoder.Decoder(options, params, cpu.vocabulary, "jax")
+    with pytest.raises(StorytellerError, match="damaged"):
+        decoder.passages(broken, np.zeros(8, np.float32), beam_width=3)
+
+
 def test_sentences_through_jax(jax):
     folder = GOLDENS / "skipthoughts"
     model = skipthoughts.load_model(folder, device="jax")
@@ -256,8 +285,11 @@ def test_retrieval_through_jax(jax):
         np.testing.assert_allclose(ours[1], expected[1], atol=1e-6)
         assert ours[0][0] == expected[0][0] == len(captions) + 2 and len(ours[0]) == len(expected[0])
     assert model._kept[0] is vectors
-    with pytest.raises(StorytellerError):
-        model.nearest(np.full_like(vectors, np.nan), vectors[2], 3)
+    for value in (np.nan, np.inf, -np.inf):
+        damaged = vectors.copy()
+        damaged[5, 0] = value
+        with pytest.raises(StorytellerError, match="finite"):
+            model.nearest(damaged, np.abs(vectors[2]), 3)
 
 
 def test_convolution_through_jax(jax):

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from storyteller.files import write_atomically
-from storyteller.layers import unit_rows
 from storyteller.progress import progress_bar
 from storyteller.text import split_sentences, tokenize_words
 from storyteller.training import corpus
@@ -51,15 +50,7 @@ def passages(files: Iterable[str], min_words: int, max_words: int) -> Iterator[l
 def sentence_vectors(model: Any, sentences: corpus.EncodedCorpus, first: int, last: int) -> np.ndarray:
     """Thought vectors of encoded sentences [first, last): what ``skipthoughts.encode`` gives for their texts."""
     rows = [np.asarray(sentences[i], dtype=np.int64) for i in range(first, last)]
-    used, inverse = np.unique(np.concatenate(rows), return_inverse=True)
-    forwards = np.split(inverse.reshape(-1), np.cumsum([len(row) for row in rows])[:-1])
-    backwards = [row[::-1] for row in forwards]
-    parts = []
-    for group in model.groups:
-        parts.append(unit_rows(np.concatenate(
-            [encoder.final_states(encoder.project(table[used]), backwards if reverse else forwards, 512)
-             for table, encoder, reverse in group], axis=1)))
-    return np.concatenate(parts, axis=1)
+    return model.vectors(rows, batch_size=512)
 
 
 def vectors(model: Any, folder: str, name: str) -> np.ndarray:

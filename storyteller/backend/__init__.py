@@ -63,11 +63,14 @@ if TYPE_CHECKING:       # else see __getattr__
         import_lasagne,
         int_matrix,
         int_vector,
+        is_one_of,
+        less,
         log,
-        log_sum_exp,
+        lowest,
         matrix,
         maximum,
         minimum,
+        repeated,
         shared,
         sqrt,
         square,
@@ -91,6 +94,7 @@ if TYPE_CHECKING:       # else see __getattr__
         join,
         largest,
         last_step,
+        log_sum_exp,
         pairwise_ranking_loss,
         sentences_ended,
         softmax_cross_entropy,
@@ -109,7 +113,6 @@ __all__ = [
     "device_of",
     "fetch",
     "largest",
-    "log_sum_exp",
     "on_jax",
     "padded",
     "as_rows",
@@ -136,9 +139,14 @@ __all__ = [
     "import_lasagne",
     "int_matrix",
     "int_vector",
+    "is_one_of",
     "join",
+    "kept",
     "last_step",
+    "less",
     "log",
+    "log_sum_exp",
+    "lowest",
     "matrix",
     "max_pool2d",
     "same_conv2d",
@@ -147,6 +155,8 @@ __all__ = [
     "pairwise_ranking_loss",
     "parameters",
     "relu",
+    "repeated",
+    "rows",
     "rows_or_zeros",
     "sentences_ended",
     "shared",
@@ -174,6 +184,7 @@ __all__ = [
 ]
 
 VARIABLE = "STORYTELLER_DEVICE"
+_TABLE = 2 ** 28        # bytes of the largest table of vectors that stays on a device
 
 
 def __getattr__(name: str) -> Any:
@@ -418,6 +429,25 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
             results = call(*arrays)
             return [np.asarray(result) for result in results] if fetched else results
     return in_turn
+
+
+def kept(table: np.ndarray | None, device: str) -> Any:
+    """A table of vectors (n, d) for :func:`rows`: a copy on the device that JAX computes on, or itself on the CPU or
+    where it is large."""
+    if table is None or not on_jax(device) or table.nbytes > _TABLE:
+        return table
+    return jax_device.put(np.asarray(table, dtype=np.float32))
+
+
+def rows(table: Any, index: np.ndarray, device: str) -> Any:
+    """Rows of a table, an array or what :func:`kept` gave: (m, d) float32; through JAX an array on the device, with
+    more rows, see :func:`bucket`."""
+    if not on_jax(device):
+        return table[index]
+    index = padded(index, bucket(len(index)))
+    if isinstance(table, np.ndarray):
+        return jax_device.put(np.asarray(table[index], dtype=np.float32))
+    return jax_device.take(table, index)
 
 
 def fetch(*arrays: Any) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -176,8 +176,10 @@ concatenate = T.concatenate
 constant = T.as_tensor_variable
 cos = T.cos
 eq = T.eq
+less = T.lt
 grad = T.grad
 log = T.log
+lowest = T.min
 maximum = T.maximum
 minimum = T.minimum
 sqrt = T.sqrt
@@ -193,6 +195,11 @@ def total(x: Variable, axis: int | None = None) -> Variable:
 def cast(x: Variable, dtype: str) -> Variable:
     """Convert to another dtype.  For single numbers: of an array without a compiler each is converted in Python."""
     return T.cast(x, dtype)
+
+
+def is_one_of(x: Variable, values: Sequence[int]) -> Variable:
+    """For each of x (n,) int64 whether it is one of these numbers: (n,)."""
+    return T.any(T.eq(x.dimshuffle(0, "x"), np.array(values, dtype=np.int64)), axis=1)
 
 
 def zeros_like(x: Variable) -> Variable:
@@ -245,10 +252,32 @@ def counter(value: int = 0, name: str | None = None) -> Variable:
     return library.shared(np.asarray(value, dtype=np.int64), name=name)
 
 
-def log_sum_exp(x: Variable) -> Variable:
-    """log sum exp of each row: (n, v) -> (n,)."""
-    highest = T.max(x, axis=1)
-    return highest + T.log(T.cast(T.sum(T.exp(x - highest.dimshuffle(0, "x")), axis=1), "float32"))
+def repeated(step: Callable[..., list[Variable]], first: Sequence[Variable], fixed: Sequence[Variable], steps: int,
+             ) -> list[Variable]:
+    """Steps of which each goes on from the one before, in one program; for JAX, since without it the engine would
+    evaluate them node by node.
+
+    Parameters
+    ----------
+    step : callable
+        Given variables for what is handed on and then `fixed`, gives the new ones of what is handed on and then any
+        other results.
+    first : sequence of variables
+        What is handed on to the first step.
+    fixed : sequence of variables
+        What is the same in all steps, shared variables included.
+    steps : int
+
+    Returns
+    -------
+    list of variables
+        What the last step hands on; then all steps' other results, (steps, ...) each.
+    """
+    n_others = len(step(*first, *fixed)) - len(first)
+    options = {"return_updates": False} if DIALECT == "pytensor" else {}
+    found = library.scan(step, outputs_info=[*first, *[None] * n_others], non_sequences=list(fixed), n_steps=steps,
+                         return_list=True, **options)
+    return [x[-1] for x in found[:len(first)]] + list(found[len(first):])
 
 
 # -- operations for training -----------------------------------------------------------------

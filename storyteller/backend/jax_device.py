@@ -131,6 +131,20 @@ def keep(cells: Iterable[list[Any]]) -> None:
             cell[0] = jax.device_put(cell[0])
 
 
+def put(array: np.ndarray) -> Any:
+    """An array's copy on the device."""
+    import jax
+    with computing():
+        return jax.device_put(array)
+
+
+def take(table: Any, index: np.ndarray) -> Any:
+    """Rows of a table on the device, there."""
+    import jax.numpy as jnp
+    with computing():
+        return jnp.take(table, index, axis=0)
+
+
 def fetch(arrays: Sequence[Any]) -> list[np.ndarray]:
     """Arrays as NumPy's; all are copied at once, not one after the other."""
     import jax

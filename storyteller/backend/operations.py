@@ -460,6 +460,19 @@ def softmax_cross_entropy(logits: Variable, targets: Variable, weights: Variable
     return _SoftmaxCrossEntropy(epsilon, smoothing).make_node(logits, targets, weights).outputs[0]
 
 
+class _LogSumExp(_Operation):
+    ndims = (1,)
+
+    def compute(self, x):
+        maxima = x.max(axis=1)
+        return maxima + np.log(np.exp(x - maxima[:, None]).sum(axis=1))
+
+
+def log_sum_exp(x: Variable) -> Variable:
+    """log sum exp of each row: (n, v) -> (n,)."""
+    return _LogSumExp()(x)
+
+
 class _Largest(_Operation):
     __props__ = ("count", "last_first")
 
