@@ -6,7 +6,9 @@ step reads the last word and predicts the next.
 """
 from __future__ import annotations
 
+import itertools
 import os
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -420,21 +422,22 @@ def passages(dec: Decoder, c: np.ndarray, beam_width: int = 1, n_best: int = 1,
                                         dec.expander(state, beam_width, use_unk, maxlen))
         found = list(search.passages_in_order(hypotheses))
     if check_flag("whole_sentences", whole_sentences):
-        return _to_sentences(dec, state, found)[:n_best]
-    written = [Passage(dec.text(h.words[:-1]), h.cost, h.finished) for h in found]
+        return list(itertools.islice(_to_sentences(dec, state, found), n_best))
+    written = (Passage(dec.text(h.words[:-1]), h.cost, h.finished) for h in found)
     # Without their last words some of a beam are the same.
-    return written[:n_best] if stochastic else _each_once(written)[:n_best]
+    return list(itertools.islice(written if stochastic else _each_once(written), n_best))
 
 
-def _each_once(passages: list[Passage]) -> list[Passage]:
+def _each_once(passages: Iterable[Passage]) -> Iterator[Passage]:
     """The first of each text."""
-    found: dict[str, Passage] = {}
+    texts: set[str] = set()
     for passage in passages:
-        found.setdefault(passage.text, passage)
-    return list(found.values())
+        if passage.text not in texts:
+            texts.add(passage.text)
+            yield passage
 
 
-def _to_sentences(dec: Decoder, state: np.ndarray, found: list[search.Hypothesis]) -> list[Passage]:
+def _to_sentences(dec: Decoder, state: np.ndarray, found: list[search.Hypothesis]) -> Iterator[Passage]:
     """Passages of which those cut off end with their last whole sentence, at the cost of what is left; each once,
     and last those that have no whole sentence."""
     ends = set(sentence_ends(dec.vocabulary))

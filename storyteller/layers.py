@@ -440,11 +440,10 @@ class GRUEncoder(Model):
         for batch in sorted_batches(lengths, backend.bucket(batch_size)):
             # Few different shapes: lengths are powers of 2, batches see backend.bucket.
             steps = max(16, 1 << int(lengths[batch[0]] - 1).bit_length())
-            words = np.zeros((backend.bucket(len(batch)), steps), dtype=np.int64)
-            for row, i in enumerate(batch):
-                words[row, :lengths[i]] = sequences[i]
-            mask = np.arange(steps)[:, None] < backend.padded(lengths[batch], len(words))
-            last = self._last(projected, np.ascontiguousarray(words.T), mask.astype(np.float32))[0]
+            there = np.arange(steps) < backend.padded(lengths[batch], backend.bucket(len(batch)))[:, None]
+            words = np.zeros(there.shape, dtype=np.int64)
+            words[there] = np.concatenate([sequences[i] for i in batch])
+            last = self._last(projected, np.ascontiguousarray(words.T), there.T.astype(np.float32, order="C"))[0]
             finish()
             running = [(batch, last)]
         finish()

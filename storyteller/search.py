@@ -164,13 +164,13 @@ class _Tree:
         self._parents.append(parents)
         self._words.append(words)
 
-    def read(self, row: int | np.integer) -> list[int]:
-        """Words of the hypothesis that stands in this row of the newest step."""
-        words = []
-        for parents, step in zip(reversed(self._parents), reversed(self._words)):
-            words.append(int(step[row]))
-            row = parents[row]
-        return words[::-1]
+    def read(self, rows: np.ndarray) -> list[list[int]]:
+        """Words of the hypotheses that stand in these rows of the newest step."""
+        words = np.empty((len(rows), len(self._words)), dtype=np.int64)
+        for t in reversed(range(len(self._words))):
+            words[:, t] = self._words[t][rows]
+            rows = self._parents[t][rows]
+        return words.tolist()
 
 
 def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int = 1000,
@@ -223,16 +223,16 @@ def beam_search(step: StepFunction, state: np.ndarray, width: int, maxlen: int =
         # p can round to one, and no cost may ever fall.
         costs = np.maximum(new_costs, costs[parents])
         tree.grow(live[parents], words)
-        for row in np.flatnonzero(words == END_ID):
-            finished.append(Hypothesis(tree.read(row), float(costs[row]), True))
+        ended = np.flatnonzero(words == END_ID)
+        if len(ended):
+            finished += [Hypothesis(read, cost, True) for read, cost in zip(tree.read(ended), costs[ended].tolist())]
         live = np.flatnonzero(words != END_ID)
         before, words, costs = parents[live], words[live], costs[live]
         if not len(live) or len(finished) >= width:
             break
         if should_stop is not None and should_stop(finished, float(costs[0])):
             return finished
-    return finished + [Hypothesis(tree.read(row), float(cost), False)
-                       for row, cost in zip(live, costs)]
+    return finished + [Hypothesis(read, cost, False) for read, cost in zip(tree.read(live), costs.tolist())]
 
 
 def sample(step: StepFunction, state: np.ndarray, maxlen: int = 1000, use_unk: bool = True,

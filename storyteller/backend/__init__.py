@@ -327,8 +327,11 @@ def bucket(n: int) -> int:
 
 def padded(array: np.ndarray, size: int, value: float = 0, axis: int = 0) -> np.ndarray:
     """The array with so many rows (or columns, ...), new ones being full of a value."""
-    more = [(0, size - length if i == axis else 0) for i, length in enumerate(array.shape)]
-    return np.pad(array, more, constant_values=value) if size > array.shape[axis] else array
+    if size <= array.shape[axis]:
+        return array
+    result = np.full((*array.shape[:axis], size, *array.shape[axis + 1:]), value, dtype=array.dtype)
+    result[(slice(None),) * axis + (slice(array.shape[axis]),)] = array     # np.pad takes ten times as long
+    return result
 
 
 def parameters(arrays: Mapping[str, np.ndarray], graph: bool) -> dict[str, Any]:

@@ -198,11 +198,14 @@ def register() -> None:
         return log_sum_exp
 
     def first_ranks(x, where, k):
-        # How many stand before each number is counted: on a GPU two steps, where sorting takes dozens.
+        if len(x) > 4096:
+            values, where = jax.lax.sort((-x, where), num_keys=2)
+            return -values[:k], where[:k]
+        # Of a few numbers it is counted how many stand before each: on a GPU two steps, where sorting takes dozens.
         before = (x > x[:, None]) | (x == x[:, None]) & (where < where[:, None])
         rank = jnp.sum(before, axis=1, dtype=jnp.int32)
         here = rank == jnp.arange(k, dtype=jnp.int32)[:, None]
-        return (jnp.sum(jnp.where(here, values, 0), axis=1, dtype=values.dtype) for values in (x, where))
+        return tuple(jnp.sum(jnp.where(here, values, 0), axis=1, dtype=values.dtype) for values in (x, where))
 
     def of_largest_blocks(x, k, width=16):
         # The largest lie in the blocks with the largest maxima, which are found likewise.  Of equals the first come
@@ -210,7 +213,7 @@ def register() -> None:
         if len(x) <= 2 * k * width:
             return first_ranks(x, jnp.arange(len(x), dtype=jnp.int32), k)
         blocks = jnp.pad(x, (0, -len(x) % width), constant_values=-jnp.inf).reshape(-1, width)
-        chosen = tuple(of_largest_blocks(blocks.max(axis=1), k))[1]
+        chosen = of_largest_blocks(blocks.max(axis=1), k)[1]
         where = chosen[:, None] * width + jnp.arange(width, dtype=jnp.int32)
         return first_ranks(blocks[chosen].reshape(-1), where.reshape(-1), k)
 
