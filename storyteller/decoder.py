@@ -178,16 +178,15 @@ class Decoder(Model):
 
         def run() -> None:
             nonlocal beam, left
-            if left > 0:
-                results = steps(*beam, *fixed)
-                beam, left = results[:len(beam)], left - _STEPS
-                running.append(results[len(beam):])
+            results = steps(*beam, *fixed)
+            beam, left = results[:len(beam)], left - _STEPS
+            running.append(results[len(beam):])
 
         def expand(words: np.ndarray, costs: np.ndarray, parents: np.ndarray, count: int,
                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             nonlocal going
             if not chosen:
-                while len(running) < 2 and left > 0:
+                while not running or len(running) < 2 and left > 0:
                     run()
                 chosen.extend(reversed(list(zip(*be.fetch(*running.pop(0))))))
             normalisers, best, where = chosen.pop()
