@@ -166,12 +166,14 @@ class Decoder(Model):
         size, dim = be.bucket(width), self.dim
         if (size, use_unk) not in self._beams:      # two threads may both compile it: either's will do
             self._beams[size, use_unk] = self._beam(size, use_unk)
-        steps, first = self._beams[size, use_unk], np.repeat(state[:, :dim], size, axis=0)
-        beam: list[Any] = [np.full(size, search.FIRST), np.where(np.arange(size), np.float32(np.inf), np.float32(0)),
-                           np.zeros(size, np.int64), np.array([width]), first]
-        fixed = [first] if self.put_back else []
+        steps, first = self._beams[size, use_unk], be.kept(np.repeat(state[:, :dim], size, axis=0), self._device)
+        alone = np.where(np.arange(size) == 0, np.float32(0), np.float32(np.inf))
+        beam: list[Any] = [np.full(size, search.FIRST, np.int64), alone, np.zeros(size, np.int64),
+                           np.array([width], np.int64), first]
+        fixed: list[Any] = []
         if self.put_back:
             beam.append(np.zeros(size, np.float32))
+            fixed.append(first)
         running: list[list[Any]] = []
         chosen: list[tuple[np.ndarray, ...]] = []       # of the steps that nobody asked for yet, the last one first
         going, left = np.zeros(1, np.int64), maxlen

@@ -435,8 +435,8 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
 
 
 def kept(table: np.ndarray | None, device: str) -> Any:
-    """A table of vectors (n, d) for :func:`rows`: a copy on the device that JAX computes on, or itself on the CPU or
-    where it is large."""
+    """A table of vectors (n, d), for :func:`rows` for instance: a copy on the device that JAX computes on, or itself
+    on the CPU or where it is large."""
     if table is None or not on_jax(device) or table.nbytes > _TABLE:
         return table
     return jax_device.put(np.asarray(table, dtype=np.float32))
