@@ -733,7 +733,8 @@ def _check_part(key: str, part: Any) -> None:
 def _writing_options(sample: Any, candidates: Any, guidance: Any, maxlen: Any, use_unk: Any, temperature: Any,
                      top_k: Any, top_p: Any, seed: Any) -> dict[str, Any]:
     """The options of write_passages, checked before anything is computed."""
-    options = {"sample": check_flag("sample", sample), "candidates": check_count("candidates", candidates, 0),
+    options = {"sample": check_flag("sample", sample),
+               "candidates": check_count("candidates", candidates, 0, telling.MOST),
                "guidance": check_number("guidance", guidance), "maxlen": check_count("maxlen", maxlen),
                "use_unk": check_flag("use_unk", use_unk)}
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .embedding import JointEmbedding
 
 LENGTHS = (38, 72)      # words: a story may end from the first on, and ends with its sentence from the second on
+MOST = 1000             # candidates: more would take minutes and gigabytes
 SENTENCE = 64           # words of a sentence, at most
 ENDS = 0.5              # a story ends where so many of the candidates would end it
 # Of a candidate's score: mean log p_x and log p_x / p_b of a word, in nats; the cosine with the picture; and how well
@@ -209,7 +210,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     StorytellerError
         If an argument is out of range.
     """
-    candidates, maxlen = check_count("candidates", candidates), check_count("maxlen", maxlen)
+    candidates, maxlen = check_count("candidates", candidates, most=MOST), check_count("maxlen", maxlen)
     guidance = check_number("guidance", guidance)
     temperature, top_k, top_p, rng = search.check_sampling(temperature, top_k, top_p, seed)
     contexts = np.stack([check_floats(name, vector).reshape(-1) for name, vector

@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any, Callable
 import numpy as np
 
 from ..errors import StorytellerError, shown
+from ..progress import without_warnings
 from . import jax_device
 from .either import (
     dot,
@@ -306,7 +307,8 @@ class _Pool:
 def _compiled(inputs: Sequence[Variable], outputs: Sequence[Variable], device: str, **options: Any) -> Any:
     from . import engine
     device = device_of(device)
-    with _compiling:
+    # PyTensor warns of each check in a graph that JAX has no place for.
+    with _compiling, without_warnings() if on_jax(device) else contextlib.nullcontext():
         call = engine.library.function(list(inputs), list(outputs), mode=_mode(device), on_unused_input="ignore",
                                        **options)
     # The graph's inputs come from this package with the right dtype and are never kept.
