@@ -102,9 +102,10 @@ class _OneThread:
                 setter(n)
 
     def count(self) -> int:
+        # By its file: where two threads were the first to ask, each may have its own objects.
         with self.lock:
-            held = dict(zip((id(library) for library, _ in _openblas()), self.granted)) if self.inside else {}
-        return max((held.get(id(library), library.num_threads) for library in _libraries()), default=0) or cores()
+            held = dict(zip((library.filepath for library, _ in _openblas()), self.granted)) if self.inside else {}
+        return max((held.get(library.filepath, library.num_threads) for library in _libraries()), default=0) or cores()
 
 
 one_thread = _OneThread()

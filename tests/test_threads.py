@@ -285,6 +285,12 @@ def share():
     assert (done.stdout, done.stderr) == ("36\n", "")
 
 
+def test_libraries_that_two_threads_were_the_first_to_ask_for(granted):
+    threads._libraries.cache_clear()        # as if the other one's list were kept
+    with threads.one_thread:
+        assert threads.count() == granted
+
+
 @pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="no such timer on this system")
 def test_ctrl_c_at_any_moment_leaves_the_helpers_at_work(granted):
     before = signal.signal(signal.SIGALRM, signal.default_int_handler)
