@@ -155,10 +155,11 @@ class Decoder(Model):
         return p / p.sum(axis=1, keepdims=True), state
 
     def expander(self, state: np.ndarray, width: int, use_unk: bool, maxlen: int = 1000) -> search.Expander:
-        """:func:`storyteller.search.expander` of this decoder, for a beam no wider than `width`.
+        """:func:`storyteller.search.expander` of this decoder, for one search with a beam no wider than `width`.
 
-        Through JAX the device takes many steps by itself, as :func:`storyteller.search.beam_search` does; what it
-        chose in each is handed out step by step, while it takes the next ones.  Some that nobody asks for are lost.
+        Through JAX the device takes many steps by itself, as :func:`storyteller.search.beam_search` does, which alone
+        may ask for them; what it chose in each is handed out while it takes the next ones.  Some that nobody asks for
+        are lost.
         """
         from . import backend as be
         if not be.on_jax(self._device):
@@ -169,7 +170,7 @@ class Decoder(Model):
         steps, first = self._beams[size, use_unk], be.kept(np.repeat(state[:, :dim], size, axis=0), self._device)
         alone = np.where(np.arange(size) == 0, np.float32(0), np.float32(np.inf))
         beam: list[Any] = [np.full(size, search.FIRST, np.int64), alone, np.zeros(size, np.int64),
-                           np.array([width], np.int64), first]
+                           np.zeros(1, np.int64), first]
         fixed: list[Any] = []
         if self.put_back:
             beam.append(np.zeros(size, np.float32))
@@ -187,6 +188,8 @@ class Decoder(Model):
         def expand(words: np.ndarray, costs: np.ndarray, parents: np.ndarray, count: int,
                    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
             nonlocal going
+            if left == maxlen:      # the first step
+                beam[3] = np.array([count], np.int64)
             if not chosen:
                 while not running or len(running) < 2 and left > 0:
                     run()
@@ -244,7 +247,8 @@ class Decoder(Model):
             alive, normalisers = be.less(costs, infinite), be.log_sum_exp(logits)
             total = (costs + normalisers).dimshuffle(0, "x") - logits
             if not use_unk:
-                total = total + be.constant(search.UNK_COST * (np.arange(n_words) == UNK_ID))
+                total = be.switch(np.arange(n_words) == UNK_ID, search.UNK_COST, total)
+            total = be.switch(alive.dimshuffle(0, "x"), total, infinite)    # its words may be damaged ones
             values, where = be.largest(-total.flatten(), size)
             best, parents, y = -values, where // n_words, where % n_words
             taken = be.less(np.arange(size), wanted[0])

@@ -101,11 +101,10 @@ class JointEmbedding(Model):
             if size not in functions:
                 x = be.matrix("x")
                 scores = be.dot(kept, x).flatten()
-                # XLA would make the sum of a product a second product.
                 functions[size] = be.train_function([x], [*be.largest(scores, size, last_first=True),
-                                                          be.lowest(scores)], device=self._device)
-        values, where, lowest = functions[size](query[:, None])
-        if not (np.isfinite(values).all() and np.isfinite(lowest)):
+                                                          be.all_finite(scores)], device=self._device)
+        values, where, finite = functions[size](query[:, None])
+        if not finite:
             raise StorytellerError(_NOT_FINITE)
         return where[:k], values[:k]
 

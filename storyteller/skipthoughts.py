@@ -37,7 +37,8 @@ class SkipThoughts(Model):
     words : mapping
         Word -> row of both tables; of a large dictionary looked up in the cache.
     utable, btable : array (n_words, dim_word) float32
-        Word vectors of the two models, memory-mapped; None for a model that is not there.
+        Word vectors of the two models, memory-mapped; None for a model that is not there.  On a device a small table
+        stays: assign another one rather than change it.
     uoptions, boptions : dict
         Options of the two models, as saved with them; None likewise.
     dim : int
@@ -52,7 +53,7 @@ class SkipThoughts(Model):
     and ``['boptions']`` are answered, and ``['options']``, the first of these.
     """
 
-    _compiled = ("_groups",)
+    _compiled = ("_there",)
 
     def __init__(self, words: Mapping[str, int], utable: np.ndarray | None, btable: np.ndarray | None,
                  uni: dict[str, np.ndarray] | None, bi: dict[str, np.ndarray] | None, device: str | None = None,
@@ -64,17 +65,31 @@ class SkipThoughts(Model):
         self._device = backend.device_of(device)
         self._uni = None if uni is None else GRUEncoder(uni, "encoder", device)
         self._bi = [] if bi is None else [GRUEncoder(bi, prefix, device) for prefix in ENCODERS["bi_skip.npz"]]
+        self.dim = sum(encoder.dim for group in self.groups for _, encoder, _ in group)
         self._compile()
-        self.dim = sum(encoder.dim for _, encoders in self._groups for encoder, _ in encoders)
 
     def _compile(self) -> None:
-        from . import backend
-        # Of the uni part and of the bi part: the table, and encoders with whether each reads backwards.
-        self._groups: list[tuple[Any, list[tuple[GRUEncoder, bool]]]] = []
+        self._there: list[tuple[np.ndarray, Any]] = []      # tables, and those on the device
+
+    @property
+    def groups(self) -> list[list[tuple[np.ndarray, GRUEncoder, bool]]]:
+        """Table, encoder and whether it reads backwards, of the uni part and of the bi part."""
+        groups = []
         if self.utable is not None and self._uni is not None:
-            self._groups.append((backend.kept(self.utable, self._device), [(self._uni, False)]))
+            groups.append([(self.utable, self._uni, False)])
         if self.btable is not None and self._bi:
-            self._groups.append((backend.kept(self.btable, self._device), list(zip(self._bi, (False, True)))))
+            groups.append([(self.btable, self._bi[0], False), (self.btable, self._bi[1], True)])
+        return groups
+
+    def _on_device(self, table: np.ndarray) -> Any:
+        from . import backend
+        for here, there in self._there:
+            if here is table:
+                return there
+        there = backend.kept(table, self._device)
+        self._there = [pair for pair in self._there if pair[0] is self.utable or pair[0] is self.btable]
+        self._there.append((table, there))
+        return there
 
     def _summary(self) -> str:
         parts = [name for name, part in (("uni-skip", self._uni), ("bi-skip", self._bi)) if part]
@@ -117,11 +132,11 @@ class SkipThoughts(Model):
         forwards = np.split(inverse.reshape(-1), np.cumsum([len(s) for s in sequences])[:-1])
         backwards = [sequence[::-1] for sequence in forwards]
         parts = []
-        for table, encoders in self._groups:
-            read = backend.rows(table, used, self._device)
+        for group in self.groups:
+            read = backend.rows(self._on_device(group[0][0]), used, self._device)
             part = np.concatenate([encoder.final_states(encoder.project(read), backwards if reverse else forwards,
                                                         batch_size, progress)
-                                   for encoder, reverse in encoders], axis=1)
+                                   for _, encoder, reverse in group], axis=1)
             parts.append(unit_rows(part) if use_norm else part)
         return np.concatenate(parts, axis=1)
 
@@ -337,7 +352,7 @@ def encode(model: SkipThoughts, X: Sequence[str], use_norm: bool = True, verbose
     text.warn_unknown(int(np.count_nonzero(flat == model.words[UNK])), len(flat), "skip-thoughts model")
     if use_eos:
         sequences = [np.append(sequence, model.rows("", True)) for sequence in sequences]
-    passes = len(texts) * sum(len(encoders) for _, encoders in model._groups)
+    passes = len(texts) * sum(map(len, model.groups))
     with progress_bar(passes, "encoding sentences", "pass", verbose and len(texts) > 1000) as bar:
         return model.vectors(sequences, use_norm, batch_size, bar.update)
 

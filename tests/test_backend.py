@@ -190,18 +190,51 @@ def test_beams_through_jax(put_back, jax):
         assert [h.cost for h in found] == pytest.approx([h.cost for h in expected], rel=1e-5)
         lengths |= {len(h.words) for h in found if h.finished}
     assert min(lengths) < 8 < max(lengths)
+    # A search of a narrower beam than was announced.
+    expected, found = (search.beam_search(dec.step, state, 5, 6, expand=dec.expander(state, 10, False))
+                       for dec in (cpu, ours))
+    assert [h.words for h in found] == [h.words for h in expected]
     params["ff_hid_b"] = np.full(6, np.nan, np.float32)
     broken = decoder.Decoder(options, params, cpu.vocabulary, "jax")
     with pytest.raises(StorytellerError, match="damaged"):
         decoder.passages(broken, np.zeros(8, np.float32), beam_width=3)
 
 
-def test_sentences_through_jax(jax):
+def test_a_damaged_word_through_jax(jax):
+    """On the device more hypotheses than the beam is wide read words; what they read does not matter."""
+    rng = np.random.default_rng(0)
+    params = losses.init_decoder(8, 6, 12, 30, rng)
+    for name in ("Wemb", "ff_logit_W"):
+        params[name] = rng.standard_normal(params[name].shape).astype(np.float32)
+    params["Wemb"][20] = np.nan
+    cpu, ours = (decoder.Decoder({}, params, [f"w{i}" for i in range(30)], device) for device in ("cpu", "jax"))
+
+    def told(dec, context):
+        try:
+            return [passage.text for passage in decoder.passages(dec, context, beam_width=5, maxlen=6, n_best=2)]
+        except StorytellerError as error:
+            return str(error)
+    contexts = rng.standard_normal((25, 8)).astype(np.float32)
+    expected = [told(cpu, context) for context in contexts]
+    assert [told(ours, context) for context in contexts] == expected
+    assert {type(each) for each in expected} == {list, str}
+
+
+def test_sentences_through_jax(jax, monkeypatch):
+    """With the tables on the device, and with their rows copied there."""
     folder = GOLDENS / "skipthoughts"
-    model = skipthoughts.load_model(folder, device="jax")
     sentences = (folder / "sentences.txt").read_text(encoding="utf-8").split("\n")[:-1]
     golden = np.load(folder / "encoded.npz")["norm1_eos0"]
-    np.testing.assert_allclose(skipthoughts.encode(model, sentences), golden, atol=1e-5)
+    for largest in (2 ** 28, 0):
+        monkeypatch.setattr(backend, "_TABLE", largest)
+        model = skipthoughts.load_model(folder, device="jax")
+        np.testing.assert_allclose(skipthoughts.encode(model, sentences), golden, atol=1e-5)
+        with pytest.raises(IndexError):
+            model.vectors([np.array([len(model.utable)])])
+        # A table that takes the place of another.
+        model.utable = np.asarray(model.utable)[::-1].copy()
+        changed = np.abs(skipthoughts.encode(model, sentences[:1])[0] - golden[0]) > 1e-3
+        assert changed[:model.dim // 2].any() and not changed[model.dim // 2:].any()
 
 
 def test_shapes_are_few():
@@ -286,7 +319,7 @@ def test_retrieval_through_jax(jax):
         assert ours[0][0] == expected[0][0] == len(captions) + 2 and len(ours[0]) == len(expected[0])
     assert model._kept[0] is vectors
     for value in (np.nan, np.inf, -np.inf):
-        damaged = vectors.copy()
+        damaged = np.tile(vectors, (5000 // len(vectors) + 1, 1))
         damaged[5, 0] = value
         with pytest.raises(StorytellerError, match="finite"):
             model.nearest(damaged, np.abs(vectors[2]), 3)

@@ -54,6 +54,7 @@ if TYPE_CHECKING:       # else see __getattr__
     from .engine import (
         DIALECT,
         Variable,
+        all_finite,
         cast,
         concatenate,
         constant,
@@ -67,7 +68,6 @@ if TYPE_CHECKING:       # else see __getattr__
         is_one_of,
         less,
         log,
-        lowest,
         matrix,
         maximum,
         minimum,
@@ -109,6 +109,7 @@ if TYPE_CHECKING:       # else see __getattr__
 
 __all__ = [
     "adam_step",
+    "all_finite",
     "bucket",
     "computation",
     "device_of",
@@ -147,7 +148,6 @@ __all__ = [
     "less",
     "log",
     "log_sum_exp",
-    "lowest",
     "matrix",
     "max_pool2d",
     "same_conv2d",
@@ -329,6 +329,7 @@ def bucket(n: int) -> int:
 
 def padded(array: np.ndarray, size: int, value: float = 0, axis: int = 0) -> np.ndarray:
     """The array with so many rows (or columns, ...), new ones being full of a value."""
+    axis %= array.ndim
     if size <= array.shape[axis]:
         return array
     result = np.full((*array.shape[:axis], size, *array.shape[axis + 1:]), value, dtype=array.dtype)
@@ -439,7 +440,7 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
 def kept(table: np.ndarray | None, device: str) -> Any:
     """A table of vectors (n, d), for :func:`rows` for instance: a copy on the device that JAX computes on, or itself
     on the CPU or where it is large."""
-    if table is None or not on_jax(device) or table.nbytes > _TABLE:
+    if table is None or not on_jax(device) or table.size * 4 > _TABLE:
         return table
     return jax_device.put(np.asarray(table, dtype=np.float32))
 
@@ -449,6 +450,8 @@ def rows(table: Any, index: np.ndarray, device: str) -> Any:
     more rows, see :func:`bucket`."""
     if not on_jax(device):
         return table[index]
+    if len(index) and not -len(table) <= index.min() <= index.max() < len(table):   # of which JAX says nothing
+        raise IndexError(f"rows {index.min()} to {index.max()} of a table of {len(table)}")
     index = padded(index, bucket(len(index)))
     if isinstance(table, np.ndarray):
         return jax_device.put(np.asarray(table[index], dtype=np.float32))

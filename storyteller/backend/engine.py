@@ -179,7 +179,6 @@ eq = T.eq
 less = T.lt
 grad = T.grad
 log = T.log
-lowest = T.min
 maximum = T.maximum
 minimum = T.minimum
 sqrt = T.sqrt
@@ -200,6 +199,12 @@ def cast(x: Variable, dtype: str) -> Variable:
 def is_one_of(x: Variable, values: Sequence[int]) -> Variable:
     """For each of x (n,) int64 whether it is one of these numbers: (n,)."""
     return T.any(T.eq(x.dimshuffle(0, "x"), np.array(values, dtype=np.int64)), axis=1)
+
+
+def all_finite(x: Variable) -> Variable:
+    """Whether no number is NaN or infinite.  (XLA would turn the sum of a product into a second product, and on a CPU
+    the least of many numbers does not tell of NaN.)"""
+    return T.all(T.lt(abs(x), np.float32(np.inf)))
 
 
 def zeros_like(x: Variable) -> Variable:
