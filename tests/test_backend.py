@@ -287,6 +287,22 @@ def test_few_compilations(compilations):
     assert compilations() == first
 
 
+def test_parameters_are_on_the_device_once(jax):
+    """However many functions share them, and of a training nothing but the newest."""
+    def there():
+        return sum(array.shape == (41, 43) for array in jax.live_arrays())
+    before, x = there(), backend.matrix("x")
+    W = backend.trainable(np.ones((41, 43)))
+    functions = [backend.train_function([x], [of(backend.dot(x, W))], device="jax")
+                 for of in (backend.tanh, backend.relu)]
+    step = backend.train_function([x], [backend.total(W)], [(W, W + backend.dot(x, W))], "jax")
+    assert there() == before + 1
+    for _ in range(2):
+        assert [each(np.ones((1, 41), np.float32))[0].shape for each in functions] == [(1, 43)] * 2
+        step(np.zeros((41, 41), np.float32))
+    assert there() == before + 1
+
+
 def test_programs_are_kept(jax, tmp_path):
     """In the cache folder, unless the user has JAX keep them elsewhere."""
     program = """

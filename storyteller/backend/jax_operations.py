@@ -2,17 +2,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
 from . import operations
 
 
+@cache
 def register() -> None:
-    """Teach PyTensor's JAX linker the operations above."""
+    """Teach PyTensor's JAX linker our operations, once."""
     import jax
     import jax.numpy as jnp
-    from pytensor.link.jax.dispatch import jax_funcify
+    from pytensor.compile.sharedvalue import SharedVariable
+    from pytensor.link.jax.dispatch import jax_funcify, jax_typify
+
+    def without_shared(convert: Callable) -> Callable:
+        # Its value is handed over at each call; PyTensor would keep a copy of the first one on the device as well.
+        def convert_unless_shared(data, dtype=None, variable=None, **kwargs):
+            return None if isinstance(variable, SharedVariable) else convert(data, dtype=dtype, variable=variable,
+                                                                             **kwargs)
+        return convert_unless_shared
+
+    for kind in (np.ndarray, jax.Array):
+        jax_typify.register(kind, without_shared(jax_typify.dispatch(kind)))
 
     def converts(kind: type) -> Callable[[Callable], Callable]:
         """Register ``make(op)``, which gives an operation's function over JAX's arrays."""
