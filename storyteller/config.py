@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, Union
 
 from . import compact
-from .errors import StorytellerError, check_count, check_flag, check_number, shown
+from .errors import MOST_CANDIDATES, StorytellerError, check_count, check_flag, check_number, shown
 from .settings import NAMES, current_folder, read_settings, read_source
 
 _log = logging.getLogger(__name__)
@@ -342,7 +342,7 @@ def _telling(value: Any, source: str) -> dict[str, Any]:
         elif isinstance(usual, float):
             check_number(named, option)
         else:
-            check_count(named, option, 0)
+            check_count(named, option, 0, MOST_CANDIDATES)
     return dict(value)
 
 

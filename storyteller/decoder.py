@@ -157,9 +157,9 @@ class Decoder(Model):
     def expander(self, state: np.ndarray, width: int, use_unk: bool, maxlen: int = 1000) -> search.Expander:
         """:func:`storyteller.search.expander` of this decoder, for one search with a beam no wider than `width`.
 
-        Through JAX the device takes many steps by itself, as :func:`storyteller.search.beam_search` does, which alone
-        may ask for them; what it chose in each is handed out while it takes the next ones.  Some that nobody asks for
-        are lost.
+        Through JAX the device takes many steps by itself, as :func:`storyteller.search.beam_search` would; what it
+        chose in each is handed out while it takes the next ones.  Only that function can call the result, whose
+        arguments are not looked at: the device knows them.  Steps that nobody asks for are lost.
         """
         from . import backend as be
         if not be.on_jax(self._device):

@@ -20,6 +20,7 @@ class StorytellerError(Exception):
 
 
 MANY = 10 ** 9      # more than any count that makes sense
+MOST_CANDIDATES = 1000      # a mistyped number shall not run for an hour
 
 
 def check_count(name: str, value: Any, least: int = 1, most: int = MANY) -> int:

@@ -24,7 +24,7 @@ from . import cache, decoder, embedding, skipthoughts, telling, workers
 from . import config as _config
 from . import style as styles
 from .decoder import Passage
-from .errors import StorytellerError, check_count, check_flag, check_floats, check_number, shown
+from .errors import MOST_CANDIDATES, StorytellerError, check_count, check_flag, check_floats, check_number, shown
 from .images import Image, Picture, build_convnet, compute_features, image_name, load_image, open_picture, short_name
 from .progress import inform, progress_bar
 from .search import check_sampling
@@ -322,9 +322,9 @@ def story(z: Mapping[str, Any], image_loc: Image = None, k: int = 100, bw: int =
     use_unk : bool
         Allow the unknown word.
     candidates : int, optional
-        Tell sentence by sentence: so many candidates of every sentence are drawn at random, and the best is taken,
-        see :func:`storyteller.telling.tell`; 0: the likeliest passage of a beam search, as in the original.  The
-        settings' ``telling['candidates']`` by default.
+        Tell sentence by sentence: so many candidates (up to 1,000) of every sentence are drawn at random, and the
+        best is taken, see :func:`storyteller.telling.tell`; 0: the likeliest passage of a beam search, as in the
+        original.  The settings' ``telling['candidates']`` by default.
     guidance : float, optional
         With candidates, how much the picture counts beside the style: 1 as the decoder was trained, more
         exaggerates.  The settings' ``telling['guidance']`` by default.
@@ -734,7 +734,7 @@ def _writing_options(sample: Any, candidates: Any, guidance: Any, maxlen: Any, u
                      top_k: Any, top_p: Any, seed: Any) -> dict[str, Any]:
     """The options of write_passages, checked before anything is computed."""
     options = {"sample": check_flag("sample", sample),
-               "candidates": check_count("candidates", candidates, 0, telling.MOST),
+               "candidates": check_count("candidates", candidates, 0, MOST_CANDIDATES),
                "guidance": check_number("guidance", guidance), "maxlen": check_count("maxlen", maxlen),
                "use_unk": check_flag("use_unk", use_unk)}
     drawing = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}

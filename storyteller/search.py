@@ -102,14 +102,15 @@ def _summary(logits: np.ndarray, start: int, stop: int) -> tuple[np.ndarray, np.
 
 def _cheapest(logits: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, count: int, use_unk: bool = True,
               ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The ``count`` smallest of offsets[i] - logits[i, j], smallest first; without `use_unk` 1e20 for j = UNK_ID.
+    """The ``count`` smallest finite ones of offsets[i] - logits[i, j], smallest first; without `use_unk` 1e20 for
+    j = UNK_ID.
 
     A candidate among the ``count`` cheapest lies in one of the ``count`` cheapest blocks, so
     those blocks alone are looked at: the whole matrix is never sorted nor even copied.
 
     Returns
     -------
-    costs (count,) float32, rows (count,), columns (count,)
+    costs (up to count,) float32, rows and columns likewise
     """
     width = logits.shape[1]
     block_costs = (offsets[:, None] - blocks).ravel()
@@ -128,6 +129,7 @@ def _cheapest(logits: np.ndarray, offsets: np.ndarray, blocks: np.ndarray, count
     costs = costs.ravel()[keep]
     # Equal costs: the earlier hypothesis, then the smaller word, so that results are stable.
     order = np.argsort(costs, kind="stable")[:count]
+    order = order[np.isfinite(costs[order])]        # a word may be forbidden by a logit of minus infinity
     keep = keep[order]
     return costs[order], rows[keep // _BLOCK], columns.ravel()[keep]
 

@@ -87,8 +87,9 @@ class SkipThoughts(Model):
             if here is table:
                 return there
         there = backend.kept(table, self._device)
-        self._there = [pair for pair in self._there if pair[0] is self.utable or pair[0] is self.btable]
-        self._there.append((table, there))
+        # Another thread may have put it there meanwhile.
+        used = [each for each in (self.utable, self.btable) if each is not table]
+        self._there = [*(pair for pair in self._there if any(pair[0] is each for each in used)), (table, there)]
         return there
 
     def _summary(self) -> str:
@@ -131,7 +132,7 @@ class SkipThoughts(Model):
         used, inverse = np.unique(np.concatenate(sequences), return_inverse=True)
         forwards = np.split(inverse.reshape(-1), np.cumsum([len(s) for s in sequences])[:-1])
         backwards = [sequence[::-1] for sequence in forwards]
-        parts = []
+        parts = [np.zeros((len(sequences), 0), np.float32)]
         for group in self.groups:
             read = backend.rows(self._on_device(group[0][0]), used, self._device)
             part = np.concatenate([encoder.final_states(encoder.project(read), backwards if reverse else forwards,

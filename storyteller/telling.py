@@ -26,14 +26,13 @@ import numpy as np
 
 from . import search, verse
 from .decoder import Decoder, Passage
-from .errors import check_count, check_floats, check_number
+from .errors import MOST_CANDIDATES, check_count, check_floats, check_number
 from .text import END_ID, UNK_ID, detokenize, sentence_ends, tokenize_words
 
 if TYPE_CHECKING:
     from .embedding import JointEmbedding
 
 LENGTHS = (38, 72)      # words: a story may end from the first on, and ends with its sentence from the second on
-MOST = 1000             # candidates: more would take minutes and gigabytes
 SENTENCE = 64           # words of a sentence, at most
 ENDS = 0.5              # a story ends where so many of the candidates would end it
 # Of a candidate's score: mean log p_x and log p_x / p_b of a word, in nats; the cosine with the picture; and how well
@@ -183,7 +182,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     style : array (dimctx,) float32
         b, what the thought is compared with where the decoder has no option ``plain``.
     candidates : int
-        Sentences that each one is chosen from.
+        Sentences that each one is chosen from, at most 1,000.
     guidance : float
         w: 1 draws from p_x, 0 from p_b; above 1 what x adds is exaggerated.
     temperature, top_k, top_p, seed
@@ -210,7 +209,7 @@ def tell(dec: Decoder, thought: np.ndarray, style: np.ndarray, candidates: int =
     StorytellerError
         If an argument is out of range.
     """
-    candidates, maxlen = check_count("candidates", candidates, most=MOST), check_count("maxlen", maxlen)
+    candidates, maxlen = check_count("candidates", candidates, most=MOST_CANDIDATES), check_count("maxlen", maxlen)
     guidance = check_number("guidance", guidance)
     temperature, top_k, top_p, rng = search.check_sampling(temperature, top_k, top_p, seed)
     contexts = np.stack([check_floats(name, vector).reshape(-1) for name, vector

@@ -190,6 +190,12 @@ def test_beams_through_jax(put_back, jax):
         assert [h.cost for h in found] == pytest.approx([h.cost for h in expected], rel=1e-5)
         lengths |= {len(h.words) for h in found if h.finished}
     assert min(lengths) < 8 < max(lengths)
+    # Words that are forbidden.
+    only = {**params, "ff_logit_b": np.where(np.arange(30) < 4, np.float32(0), np.float32(-np.inf))}
+    expected, found = (
+        [h.words for h in search.beam_search(dec.step, state, 7, 5, True, expand=dec.expander(state, 7, True, 5))]
+        for dec in (decoder.Decoder(options, only, cpu.vocabulary, device) for device in ("cpu", "jax")))
+    assert found == expected and max(max(words) for words in found) == 3
     # A search of a narrower beam than was announced.
     expected, found = (search.beam_search(dec.step, state, 5, 6, expand=dec.expander(state, 10, False))
                        for dec in (cpu, ours))
@@ -206,7 +212,7 @@ def test_a_damaged_word_through_jax(jax):
     params = losses.init_decoder(8, 6, 12, 30, rng)
     for name in ("Wemb", "ff_logit_W"):
         params[name] = rng.standard_normal(params[name].shape).astype(np.float32)
-    params["Wemb"][20] = np.nan
+    params["Wemb"][[0, 20]] = np.nan        # the first stands for the end, after which nothing is read
     cpu, ours = (decoder.Decoder({}, params, [f"w{i}" for i in range(30)], device) for device in ("cpu", "jax"))
 
     def told(dec, context):

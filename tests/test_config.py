@@ -114,6 +114,7 @@ def test_what_no_setting_names_is_left_to_the_compact_models(tmp_path, monkeypat
 @pytest.mark.parametrize("source, words", [
     ("telling = 'prose'", "a dict of options"), ("telling = {'prosa': True}", "'prosa'"),
     ("telling = {'prose': 'yes'}", "settings.py: telling['prose'] is 'yes': expected True or False"),
+    ("telling = {'candidates': 5000}", "settings.py: telling['candidates'] is 5000: expected at most 1000"),
     ("telling = {'candidates': -5}", "settings.py: telling['candidates'] is -5: expected a whole number"),
     ("telling = {'candidates': True}", "a whole number")])
 def test_options_of_telling_in_settings(tmp_path, source, words):

@@ -82,8 +82,8 @@ def rows_or_zeros(table: Either, index: Either) -> Either:
         return kernels.take(table, index, 0)
     from .engine import T
     found = T.ge(index, 0)
-    rows = table[T.maximum(index, 0)]
-    return rows * T.cast(found, "float32").dimshuffle(0, "x")
+    # Zeros whatever stands in the row that is read in their place.
+    return T.switch(found.dimshuffle(0, "x"), table[T.maximum(index, 0)], np.float32(0))
 
 
 FEW_CHANNELS = 16       # with fewer Winograd's transforms cost more than they save

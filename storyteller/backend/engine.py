@@ -202,8 +202,11 @@ def is_one_of(x: Variable, values: Sequence[int]) -> Variable:
 
 
 def all_finite(x: Variable) -> Variable:
-    """Whether no number is NaN or infinite.  (XLA would turn the sum of a product into a second product, and on a CPU
-    the least of many numbers does not tell of NaN.)"""
+    """Whether no number is NaN or infinite.
+
+    Their sum or minimum would tell less well: XLA computes a product anew for its sum, and leaves NaN out of the
+    minimum of many numbers on a CPU.
+    """
     return T.all(T.lt(abs(x), np.float32(np.inf)))
 
 

@@ -214,7 +214,7 @@ def register() -> None:
         if len(x) > 4096:
             values, where = jax.lax.sort((-x, where), num_keys=2)
             return -values[:k], where[:k]
-        # Of a few numbers it is counted how many stand before each: on a GPU two steps, where sorting takes dozens.
+        # Of a few numbers it is counted how many stand before each: two kernels on a GPU, where a sort takes more.
         before = (x > x[:, None]) | (x == x[:, None]) & (where < where[:, None])
         rank = jnp.sum(before, axis=1, dtype=jnp.int32)
         here = rank == jnp.arange(k, dtype=jnp.int32)[:, None]

@@ -8,14 +8,13 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from ..errors import StorytellerError
+from ..errors import MANY, StorytellerError
 from ..progress import printable
 from . import UsageError
 
 TEXTS = ("texts: UTF-8 files, plain or packed (.gz, .xz, .bz2, .zst), one paragraph a line or paragraphs apart by "
          "blank lines, and folders of such files ending in .txt, .txt.gz, .txt.xz, .txt.bz2 or .txt.zst")
 _MIN_WORDS = 30         # of a decoder's passages
-_MOST = 10 ** 9         # of anything that is counted
 _SHOWN = 40             # characters of a wrong value
 
 
@@ -68,15 +67,15 @@ def subcommands(parser: argparse.ArgumentParser, metavar: str) -> Callable[..., 
     return add
 
 
-def whole(least: int = 1) -> Callable[[str], int]:
-    """The type of an argument: a whole number of at least `least`."""
+def whole(least: int = 1, most: int = MANY) -> Callable[[str], int]:
+    """The type of an argument: a whole number from `least` to `most`."""
     def read(value: str) -> int:
         try:
             number = int(value)
         except ValueError:
             number = least - 1
-        if not least <= number <= _MOST:
-            raise argparse.ArgumentTypeError(f"{value[:_SHOWN]!r} is not a whole number from {least} to {_MOST}")
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{value[:_SHOWN]!r} is not a whole number from {least} to {most}")
         return number
     return read
 

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from .. import __version__, config
-from ..errors import StorytellerError
+from ..errors import MOST_CANDIDATES, StorytellerError
 from ..progress import progress_bar
 from . import UsageError
 from .arguments import add_device, check_output, new_parser, real, whole
@@ -77,8 +77,8 @@ def add_telling(parser: argparse.ArgumentParser) -> None:
         "compact decoder writes them in pairs that rhyme (default: with the style verse)")
     add("--prose", action=argparse.BooleanOptionalAction, help="print the story with capitals and without spaces "
         "before punctuation, or the decoder's own words (default: the settings')")
-    add("--candidates", type=whole(0), metavar="N", help="tell sentence by sentence, each the best of N drawn at "
-        "random; 0: the likeliest story of a beam search (default: the settings')")
+    add("--candidates", type=whole(0, MOST_CANDIDATES), metavar="N", help="tell sentence by sentence, each the best of "
+        "N (up to 1000) drawn at random; 0: the likeliest story of a beam search (default: the settings')")
     add("--guidance", type=real(), metavar="X", help="with --candidates: above 1 what the picture and the "
         "style add is exaggerated, 0 leaves it out (default: the settings')")
     add("--sample", action="store_true", help="draw the words at random instead of searching")
