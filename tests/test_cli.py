@@ -92,7 +92,8 @@ def test_wrong_numbers(value):
 
 @pytest.mark.parametrize("arguments", [
     ["--temperature", "0"], ["--temperature", "nan"], ["--temperature", "inf"], ["--top-p", "0"], ["--top-p", "1.1"],
-    ["--top-k", "0"], ["--seed", "-1"], ["--seed", "1.5"], ["--strength", "nan"], ["--candidates", "-1"], ["--candidates", "1001"]])
+    ["--top-k", "0"], ["--seed", "-1"], ["--seed", "1.5"], ["--strength", "nan"], ["--candidates", "-1"],
+    ["--candidates", "1001"]])
 def test_wrong_options_of_drawing(arguments):
     assert usage(IMAGE, "--sample", *arguments) == 2
 
