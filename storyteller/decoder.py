@@ -220,12 +220,13 @@ class Decoder(Model):
         return step
 
     def _beam(self, size: int, use_unk: bool) -> Any:
-        """Steps of a beam search that the device takes by itself: of `size` hypotheses, of which those that are none
-        cost infinitely much.
+        """Steps of a beam search that the device takes by itself, in one compiled function.
 
-        They take and give words, costs, which hypotheses of the step before they go on from, how many have still to
-        be found, the states after that step and, with put_back, how many sentences had ended; then, of every step,
-        log normalisers, and costs and places (hypothesis x words + word) of the cheapest continuations.
+        It takes and gives the beam, in this order: last words, costs, rows of the step before that they go on from
+        (size,), how many hypotheses are still wanted (1,), the states after that step (size, dim) and, with put_back,
+        how many sentences had ended (size,).  Rows that hold no hypothesis cost infinitely much.  With put_back it
+        takes the first states (size, dim) as well.  Behind the beam it gives, of every step, log normalisers, and
+        costs and places (row x words + word) of the cheapest continuations, (steps, size) each.
         """
         from . import backend as be
         n_words, infinite = len(self.vocabulary), np.float32(np.inf)

@@ -15,7 +15,7 @@ import numpy as np
 
 from . import cache, files
 from .errors import StorytellerError, check_count, check_floats, shown
-from .layers import GRUEncoder, Model, dense, dense_shapes, gru_shapes, load_params, unit_rows
+from .layers import GRUEncoder, Model, dense, dense_shapes, distinct_words, gru_shapes, load_params, unit_rows
 from .progress import progress_bar
 from .text import END, END_ID, UNK, UNK_ID, as_sentences, check_dictionary, normalize, warn_unknown, word_indices
 from .threads import in_threads
@@ -139,10 +139,7 @@ class JointEmbedding(Model):
             if self._projected is None:
                 self._projected = self._gru.project(self._Wemb)
             return unit_rows(self._gru.final_states(self._projected, sequences, batch_size, progress))
-        used, inverse = np.unique(np.concatenate(sequences) if words else np.zeros(0, np.int64),
-                                  return_inverse=True)
-        ends = np.cumsum([len(sequence) for sequence in sequences])[:-1]
-        renumbered = np.split(inverse.reshape(-1), ends)
+        used, renumbered = distinct_words(sequences)
         projected = self._gru.project(backend.rows(self._Wemb, used, self._device))
         return unit_rows(self._gru.final_states(projected, renumbered, batch_size, progress))
 

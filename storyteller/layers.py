@@ -456,6 +456,13 @@ def _in_common(a: np.ndarray, b: np.ndarray) -> int:
     return int(differ.argmax()) if differ.any() else n
 
 
+def distinct_words(sequences: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The different words (m,) of sequences of int64 indices, rising, and the sequences as places among them."""
+    words = np.concatenate([np.zeros(0, np.int64), *sequences])
+    used, where = np.unique(words, return_inverse=True)
+    return used, np.split(where.reshape(-1), np.cumsum([len(sequence) for sequence in sequences])[:-1])
+
+
 def unit_rows(x: np.ndarray) -> np.ndarray:
     """Scale every row to unit L2 norm; a row of zeros stays zeros.  (n, d) -> (n, d)."""
     norms = np.sqrt(np.sum(np.square(x), axis=1, keepdims=True))

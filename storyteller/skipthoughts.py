@@ -20,7 +20,7 @@ import numpy as np
 
 from . import cache, files, text
 from .errors import StorytellerError, check_count, check_flag, check_floats, shown
-from .layers import GRUEncoder, Model, gru_shapes, load_params, unit_rows
+from .layers import GRUEncoder, Model, distinct_words, gru_shapes, load_params, unit_rows
 from .progress import progress_bar
 from .text import END, UNK, as_sentences, open_vocabulary
 
@@ -82,6 +82,7 @@ class SkipThoughts(Model):
         return groups
 
     def _on_device(self, table: np.ndarray) -> Any:
+        """:func:`storyteller.backend.kept` of a table (n_words, dim_word), copied at its first use."""
         from . import backend
         for here, there in self._there:
             if here is table:
@@ -129,8 +130,7 @@ class SkipThoughts(Model):
         """
         from . import backend
         # Each different word is looked up and projected once.
-        used, inverse = np.unique(np.concatenate(sequences), return_inverse=True)
-        forwards = np.split(inverse.reshape(-1), np.cumsum([len(s) for s in sequences])[:-1])
+        used, forwards = distinct_words(sequences)
         backwards = [sequence[::-1] for sequence in forwards]
         parts = [np.zeros((len(sequences), 0), np.float32)]
         for group in self.groups:

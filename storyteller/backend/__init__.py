@@ -437,17 +437,33 @@ def train_function(inputs: Sequence[Variable], outputs: Sequence[Variable],
     return in_turn
 
 
-def kept(table: np.ndarray | None, device: str) -> Any:
-    """A table of vectors (n, d), for :func:`rows` for instance: a copy on the device that JAX computes on, or itself
-    on the CPU or where it is large."""
-    if table is None or not on_jax(device) or table.size * 4 > _TABLE:
+def kept(table: np.ndarray, device: str) -> Any:
+    """A table of vectors (n, d), for :func:`rows` for instance: a float32 copy on the device that JAX computes on, or
+    itself on the CPU and where the copy would have more than 256 MB."""
+    if not on_jax(device) or table.size * 4 > _TABLE:
         return table
     return jax_device.put(np.asarray(table, dtype=np.float32))
 
 
 def rows(table: Any, index: np.ndarray, device: str) -> Any:
-    """Rows of a table, an array or what :func:`kept` gave: (m, d) float32; through JAX an array on the device, with
-    more rows, see :func:`bucket`."""
+    """Rows of a table of vectors.
+
+    Parameters
+    ----------
+    table : array (n, d), or what :func:`kept` gave
+    index : array (m,) int64
+    device : str
+
+    Returns
+    -------
+    array (m, d)
+        Of the table's dtype; through JAX a float32 array on the device, with more rows, see :func:`bucket`.
+
+    Raises
+    ------
+    IndexError
+        If a row is outside the table.
+    """
     if not on_jax(device):
         return table[index]
     if len(index) and not -len(table) <= index.min() <= index.max() < len(table):   # of which JAX says nothing
